@@ -1,0 +1,75 @@
+"""Database URLs: which driver a URL without one means, and how a URL is shown."""
+
+from __future__ import annotations
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from araponga_infra.errors import InvalidArgumentError, MissingExtraError
+
+__all__ = ["async_engine_from_url", "database_url", "engine_from_url"]
+
+_SYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg"}
+_ASYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": "aiosqlite"}
+_EXTRA_OF_DRIVER = {"psycopg": "postgres", "aiosqlite": "sqlite-async"}
+
+
+def database_url(url: str | URL, *, is_async: bool = False, argument: str = "url") -> URL:
+    """Read a database URL; without a driver it means psycopg 3, and in async use aiosqlite or psycopg's async.
+
+    Raises:
+        InvalidArgumentError: not a URL; the message names `argument` and never repeats the text, which may hold a
+            password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError, TypeError, AttributeError):
+        raise InvalidArgumentError(
+            f"{argument} is not a database URL: write it as postgresql://user:password@host:5432/name "
+            "or sqlite:///file.db"
+        ) from None
+    drivers = _ASYNC_DRIVERS if is_async else _SYNC_DRIVERS
+    backend, _, driver = parsed.drivername.partition("+")
+    if backend == "postgres":
+        backend = "postgresql"
+    driver = driver or drivers.get(backend, "")
+    return parsed.set(drivername=f"{backend}+{driver}" if driver else backend)
+
+
+def engine_from_url(url: str | URL, *, argument: str = "url", **options: object) -> Engine:
+    """`create_engine` with our reading of the URL and our errors; opens no connection.
+
+    Raises:
+        InvalidArgumentError: a malformed URL or an unknown database.
+        MissingExtraError: the driver is not installed.
+    """
+    parsed = database_url(url, argument=argument)
+    try:
+        return create_engine(parsed, **options)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise _unusable(parsed, argument, error) from error
+
+
+def async_engine_from_url(url: str | URL, *, argument: str = "url", **options: object) -> AsyncEngine:
+    """`create_async_engine`, likewise."""
+    parsed = database_url(url, is_async=True, argument=argument)
+    try:
+        return create_async_engine(parsed, **options)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise _unusable(parsed, argument, error) from error
+
+
+def _unusable(url: URL, argument: str, error: Exception) -> Exception:
+    driver = url.drivername.partition("+")[2]
+    if isinstance(error, ModuleNotFoundError) and driver in _EXTRA_OF_DRIVER:
+        return MissingExtraError(_EXTRA_OF_DRIVER[driver], f"a database URL that begins with {url.drivername}://")
+    if isinstance(error, ModuleNotFoundError):
+        return InvalidArgumentError(
+            f"{argument} begins with {url.drivername}://, whose driver is not installed: pip install its driver "
+            "or name another one"
+        )
+    return InvalidArgumentError(
+        f"{argument} begins with {url.drivername}://, which SQLAlchemy does not know: "
+        "use postgresql://, sqlite:/// or an installed dialect"
+    )
