@@ -10,17 +10,16 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.util import await_only
 
 from araponga_infra.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import ExceptionContext
 
 __all__ = ["AfterCommit", "AnySession", "after_commit", "sync_session"]
 
@@ -28,9 +27,11 @@ AnySession: TypeAlias = "Session | AsyncSession | scoped_session[Any] | async_sc
 AfterCommit: TypeAlias = Callable[[], Awaitable[object] | None]
 
 _PENDING = "araponga_infra.after_commit"
+_OUTER = "araponga_infra.after_outer_commit"
 _logger = logging.getLogger("araponga_infra.transactions")
 _install_lock = threading.Lock()
 _is_installed = False
+_is_outer_installed = False
 
 
 def sync_session(session: AnySession) -> Session:
@@ -126,7 +127,7 @@ def _on_end(session: Session, transaction: SessionTransaction) -> None:
         return
     outer = session.bind
     if isinstance(outer, Connection) and not outer.closed and outer.in_transaction():
-        _OuterTransaction(outer, committed)
+        _wait_for_outer(outer, committed)
     else:
         _run(committed)
 
@@ -142,49 +143,62 @@ def _run(callbacks: list[AfterCommit]) -> None:
 
 
 class _OuterTransaction:
-    """Waits for the transaction of a connection that a session had joined.
+    """Waits for the transaction of a connection that a session had joined, in that connection's `info`.
 
     SQLAlchemy announces that COMMIT before it is sent, so the callbacks wait for what can only come after it: the
     connection begins again or is given back to its pool.
     """
 
-    def __init__(self, connection: Connection, callbacks: list[AfterCommit]) -> None:
-        self._connection = connection
-        self._pool = connection.engine.pool
-        self._dbapi_connection = connection.connection.dbapi_connection
-        self._callbacks = callbacks
-        self._is_committing = False
-        self._listeners: list[tuple[Any, str, Callable[..., None]]] = [
-            (connection, "commit", self._on_commit),
-            (connection, "rollback", self._on_rollback),
-            (connection, "begin", self._on_begin),
-            (connection, "handle_error", self._on_error),
-            (self._pool, "checkin", self._on_checkin),
-        ]
-        for target, name, listener in self._listeners:
-            event.listen(target, name, listener)
+    def __init__(self) -> None:
+        self.callbacks: list[AfterCommit] = []
+        self.is_committing = False
 
-    def _on_commit(self, _connection: Connection) -> None:
-        self._is_committing = True
 
-    def _on_rollback(self, _connection: Connection) -> None:
-        self._settle(run=False)
+def _wait_for_outer(connection: Connection, callbacks: list[AfterCommit]) -> None:
+    _install_outer()
+    connection.info.setdefault(_OUTER, _OuterTransaction()).callbacks.extend(callbacks)
 
-    def _on_error(self, _context: ExceptionContext) -> None:
-        if self._is_committing:
-            self._settle(run=False)
 
-    def _on_begin(self, _connection: Connection) -> None:
-        self._settle(run=self._is_committing)
+def _install_outer() -> None:
+    """Listen only in processes that join sessions to connections; most never do."""
+    global _is_outer_installed
+    with _install_lock:
+        if not _is_outer_installed:
+            event.listen(Engine, "commit", _on_outer_commit)
+            event.listen(Engine, "rollback", _on_outer_rollback)
+            event.listen(Engine, "begin", _on_outer_begin)
+            event.listen(Engine, "handle_error", _on_outer_error)
+            event.listen(Pool, "checkin", _on_checkin)
+            _is_outer_installed = True
 
-    def _on_checkin(self, dbapi_connection: Any, _record: Any) -> None:
-        if dbapi_connection is self._dbapi_connection:
-            self._settle(run=self._is_committing)
 
-    def _settle(self, *, run: bool) -> None:
-        for target, name, listener in self._listeners:
-            if event.contains(target, name, listener):
-                event.remove(target, name, listener)
-        callbacks, self._callbacks = self._callbacks, []
-        if run:
-            _run(callbacks)
+def _on_outer_commit(connection: Connection) -> None:
+    if outer := connection.info.get(_OUTER):
+        outer.is_committing = True
+
+
+def _on_outer_rollback(connection: Connection) -> None:
+    if not connection.invalidated:
+        connection.info.pop(_OUTER, None)
+
+
+def _on_outer_error(context: ExceptionContext) -> None:
+    connection = context.connection
+    if connection is None or connection.closed or connection.invalidated:
+        return
+    outer: _OuterTransaction | None = connection.info.get(_OUTER)
+    if outer is not None and outer.is_committing:
+        del connection.info[_OUTER]
+
+
+def _on_outer_begin(connection: Connection) -> None:
+    _settle(connection.info.pop(_OUTER, None))
+
+
+def _on_checkin(_dbapi_connection: object, record: ConnectionPoolEntry) -> None:
+    _settle(record.info.pop(_OUTER, None))
+
+
+def _settle(outer: _OuterTransaction | None) -> None:
+    if outer is not None and outer.is_committing:
+        _run(outer.callbacks)

@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from araponga_infra.errors import InvalidArgumentError, MissingExtraError
 
-__all__ = ["async_engine_from_url", "database_url", "engine_from_url"]
+__all__ = ["async_engine_from_url", "database_url", "engine_from_url", "masked"]
 
 _SYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg"}
 _ASYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": "aiosqlite"}
+_SECRET_OPTIONS = ("password", "sslpassword", "passfile")
 _EXTRA_OF_DRIVER = {"psycopg": "postgres", "aiosqlite": "sqlite-async"}
 
 
@@ -73,3 +74,14 @@ def _unusable(url: URL, argument: str, error: Exception) -> Exception:
         f"{argument} begins with {url.drivername}://, which SQLAlchemy does not know: "
         "use postgresql://, sqlite:/// or an installed dialect"
     )
+
+
+def masked(url: str | URL | None) -> str:
+    """A URL fit for a log line or a message: the password is hidden, also one among the options."""
+    if url is None:
+        return "None"
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "***"
+    return parsed.difference_update_query(_SECRET_OPTIONS).render_as_string(hide_password=True)

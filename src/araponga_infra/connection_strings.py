@@ -1,0 +1,139 @@
+"""Connection strings in the forms of .NET, read as URLs.
+
+Npgsql: `Host=db;Port=5432;Database=araponga;Username=app;Password=...` (keywords as in Npgsql's documentation,
+"Connection String Parameters"). StackExchange.Redis: `host:6379,password=...,ssl=true` (its documentation,
+"Configuration").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from sqlalchemy import URL
+
+from araponga_infra.errors import InvalidArgumentError
+
+__all__ = ["database_url_from_npgsql", "redis_url_from_stackexchange"]
+
+_PAIR = re.compile(
+    r"""\s*(?P<keyword>[^=;]+?)\s*=\s*
+        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>[^;]*?) )\s*(?:;|$)""",
+    re.VERBOSE,
+)
+_SAME_KEYWORD = {
+    "server": "host",
+    "userid": "username",
+    "user": "username",
+    "uid": "username",
+    "pwd": "password",
+    "db": "database",
+}
+_QUERY_OF_KEYWORD = {
+    "sslmode": "sslmode",
+    "rootcertificate": "sslrootcert",
+    "sslcertificate": "sslcert",
+    "sslkey": "sslkey",
+    "timeout": "connect_timeout",
+    "applicationname": "application_name",
+    "targetsessionattributes": "target_session_attrs",
+}
+_SSL_MODES = {"verifyca": "verify-ca", "verifyfull": "verify-full"}
+_TRUE = {"true", "yes", "1"}
+
+
+def database_url_from_npgsql(text: str, *, argument: str) -> str:
+    """A PostgreSQL URL from an Npgsql connection string; several hosts become a multi-host URL.
+
+    Keywords that tune Npgsql's own pool and client have no meaning here and are passed over.
+
+    Raises:
+        InvalidArgumentError: not in that form, or without a host; the message names `argument` and hides the text.
+    """
+    pairs = dict(_npgsql_pairs(text, argument))
+    hosts = [host.strip() for host in pairs.get("host", "").split(",") if host.strip()]
+    if not hosts:
+        raise InvalidArgumentError(f"{argument} names no host: write Host=...;Port=5432;Database=...;Username=...")
+    query = {name: pairs[keyword] for keyword, name in _QUERY_OF_KEYWORD.items() if keyword in pairs}
+    if "sslmode" in query:
+        mode = query["sslmode"].lower()
+        query["sslmode"] = _SSL_MODES.get(mode, mode)
+    port = _port(pairs.get("port", "5432"), argument)
+    user, password, database = (
+        pairs.get("username"),
+        pairs.get("password"),
+        pairs.get("database", pairs.get("username")),
+    )
+    if len(hosts) == 1 and ":" not in hosts[0]:
+        url = URL.create("postgresql", user, password, hosts[0], port, database, query)
+    else:
+        every_host = tuple(host if ":" in host else f"{host}:{port}" for host in hosts)
+        url = URL.create("postgresql", user, password, database=database, query={**query, "host": every_host})
+    return url.render_as_string(hide_password=False)
+
+
+def _npgsql_pairs(text: str, argument: str) -> Iterator[tuple[str, str]]:
+    position, end = 0, len(text.rstrip("; \t\n"))
+    while position < end:
+        pair = _PAIR.match(text, position, end)
+        if pair is None:
+            raise InvalidArgumentError(
+                f"{argument} is not an Npgsql connection string: write Host=...;Port=5432;Database=...;Username=...;"
+                "Password=..., values with ; or quotes in double quotes"
+            )
+        keyword = pair["keyword"].lower().replace(" ", "").replace("_", "")
+        yield _SAME_KEYWORD.get(keyword, keyword), _unquoted(pair)
+        position = pair.end()
+
+
+def _unquoted(pair: re.Match[str]) -> str:
+    if pair["double"] is not None:
+        return pair["double"].replace('""', '"')
+    if pair["single"] is not None:
+        return pair["single"].replace("''", "'")
+    return pair["plain"]
+
+
+def redis_url_from_stackexchange(text: str, *, argument: str) -> str:
+    """A Redis URL from a StackExchange.Redis configuration string.
+
+    Raises:
+        InvalidArgumentError: not in that form, no endpoint or several (a URL has one: hand a client for Sentinel or
+            Cluster to `create_cache` instead); the message names `argument` and hides the text.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    endpoints = [part for part in parts if "=" not in part]
+    options = {
+        name.strip().lower(): value.strip() for name, _, value in (part.partition("=") for part in parts if "=" in part)
+    }
+    if len(endpoints) != 1 or "servicename" in options:
+        raise InvalidArgumentError(
+            f"{argument} names {len(endpoints)} endpoints or a Sentinel service, and a URL has one endpoint: "
+            "name one host:port, or hand a redis-py client for Sentinel or Cluster to create_cache"
+        )
+    host, port = _endpoint(endpoints[0], argument)
+    scheme = "rediss" if options.get("ssl", "false").lower() in _TRUE else "redis"
+    user, password = quote(options.get("user", ""), safe=""), options.get("password")
+    login = f"{user}:{quote(password, safe='')}@" if password else ""
+    database = options.get("defaultdatabase", "0")
+    if not database.isdigit():
+        raise InvalidArgumentError(f"{argument} has a defaultDatabase that is not a number: write defaultDatabase=0")
+    return f"{scheme}://{login}{host}:{port}/{database}"
+
+
+def _endpoint(endpoint: str, argument: str) -> tuple[str, int]:
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or endpoint.endswith("]"):
+        host, port = endpoint, "6379"
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    if not host or any(mark in host for mark in " /@"):
+        raise InvalidArgumentError(f"{argument} begins with no host: write host:6379,password=...,ssl=true")
+    return host, _port(port, argument)
+
+
+def _port(text: str, argument: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise InvalidArgumentError(f"{argument} has a port that is not a number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,135 @@
+"""Where the database, its replicas and Redis are: read from the environment, validated, never shown with a password."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+from araponga_infra.connection_strings import database_url_from_npgsql, redis_url_from_stackexchange
+from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.urls import database_url, masked
+
+__all__ = ["InfraSettings"]
+
+_DATABASE = ("ARAPONGA_DATABASE_URL", "ConnectionStrings__Postgres")
+_READONLY = ("ARAPONGA_DATABASE_READONLY_URL", "ConnectionStrings__PostgresReadOnly")
+_REDIS = ("ARAPONGA_REDIS_URL", "ConnectionStrings__Redis")
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+@dataclass(frozen=True, repr=False)
+class InfraSettings:
+    """The places a service connects to; a frozen value whose repr hides every password.
+
+    Args:
+        database_url: the primary, as `postgresql://user:password@host/name` or `sqlite:///file.db`; None: no database.
+        database_readonly_urls: its replicas, one URL each.
+        redis_url: `redis://`, `rediss://` (TLS) or `unix://`; None: the cache lives in memory.
+        is_embedded: without `database_url`, run on a SQLite file in a temporary folder that is gone at close.
+
+    Raises:
+        InvalidArgumentError: a malformed URL. The message names the field and never repeats the URL.
+    """
+
+    database_url: str | None = None
+    database_readonly_urls: Sequence[str] = ()
+    redis_url: str | None = None
+    is_embedded: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.database_readonly_urls, str):
+            raise InvalidArgumentError("database_readonly_urls is one string: pass a tuple of URLs, one per replica")
+        object.__setattr__(self, "database_readonly_urls", tuple(self.database_readonly_urls))
+        if self.database_url is not None:
+            database_url(self.database_url, argument="database_url")
+        for url in self.database_readonly_urls:
+            database_url(url, argument="database_readonly_urls")
+        if self.redis_url is not None:
+            _check_redis_url(self.redis_url, "redis_url")
+        if self.database_readonly_urls and self.database_url is None:
+            raise InvalidArgumentError("database_readonly_urls names replicas of no primary: pass database_url, too")
+
+    @classmethod
+    def embedded(cls) -> Self:
+        """SQLite in a temporary folder and memory, whatever the environment says: for tests and first steps."""
+        return cls(is_embedded=True)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, embedded: bool = False) -> Self:
+        """Read the environment.
+
+        `ARAPONGA_DATABASE_URL`, `ARAPONGA_DATABASE_READONLY_URL` (comma separated) and `ARAPONGA_REDIS_URL`; where one
+        of them is missing or empty, `ConnectionStrings__Postgres`, `ConnectionStrings__PostgresReadOnly` (in Npgsql's
+        form) and `ConnectionStrings__Redis` (in StackExchange.Redis's form) are read instead. Each also takes a URL.
+
+        Args:
+            environ: `os.environ` when None.
+            embedded: with no database named, run on SQLite in a temporary folder instead of failing later.
+
+        Raises:
+            InvalidArgumentError: a malformed value; the message names the variable and hides the value.
+        """
+        variables = os.environ if environ is None else environ
+        database, name = _first_set(variables, _DATABASE)
+        replicas, replicas_name = _first_set(variables, _READONLY)
+        redis, redis_name = _first_set(variables, _REDIS)
+        if replicas and not database:
+            raise InvalidArgumentError(
+                f"{replicas_name} names replicas of no primary: set {_DATABASE[0]}, or remove {replicas_name}"
+            )
+        return cls(
+            database_url=_read_database(database, name) if database else None,
+            database_readonly_urls=tuple(_read_replicas(replicas, replicas_name)),
+            redis_url=_read_redis(redis, redis_name) if redis else None,
+            is_embedded=embedded and not database,
+        )
+
+    def __repr__(self) -> str:
+        replicas = ", ".join(masked(url) for url in self.database_readonly_urls)
+        return (
+            f"InfraSettings(database_url={masked(self.database_url)}, database_readonly_urls=({replicas}), "
+            f"redis_url={masked(self.redis_url)}, is_embedded={self.is_embedded})"
+        )
+
+
+def _first_set(variables: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    for name in names:
+        if value := variables.get(name, "").strip():
+            return value, name
+    return "", names[0]
+
+
+def _read_database(value: str, variable: str) -> str:
+    if "://" not in value and "=" in value:
+        return database_url_from_npgsql(value, argument=variable)
+    database_url(value, argument=variable)
+    return value
+
+
+def _read_replicas(value: str, variable: str) -> list[str]:
+    if "://" not in value and "=" in value:
+        return [database_url_from_npgsql(value, argument=variable)]
+    return [_read_database(part.strip(), variable) for part in value.split(",") if part.strip()]
+
+
+def _read_redis(value: str, variable: str) -> str:
+    if "://" not in value:
+        return redis_url_from_stackexchange(value, argument=variable)
+    _check_redis_url(value, variable)
+    return value
+
+
+def _check_redis_url(url: str, argument: str) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except (ValueError, AttributeError, TypeError):
+        parts = None
+    if parts is None or parts.scheme not in _REDIS_SCHEMES or not (parts.hostname or parts.path):
+        raise InvalidArgumentError(
+            f"{argument} is not a Redis URL: write it as redis://user:password@host:6379/0, rediss:// for TLS "
+            "or unix:///path/to/socket"
+        )
