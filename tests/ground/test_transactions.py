@@ -176,6 +176,7 @@ def test_in_a_joined_session_an_outer_commit_that_fails_drops_it(engine: Engine,
             session.commit()
         with pytest.raises(IntegrityError):
             outer.commit()
+        connection.connection.rollback()
     with engine.begin() as connection:
         connection.execute(text("SELECT 1"))
     assert ran == []
