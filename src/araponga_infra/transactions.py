@@ -165,7 +165,6 @@ def _install_outer() -> None:
     with _install_lock:
         if not _is_outer_installed:
             event.listen(Engine, "commit", _on_outer_commit)
-            event.listen(Engine, "rollback", _on_outer_rollback)
             event.listen(Engine, "begin", _on_outer_begin)
             event.listen(Engine, "handle_error", _on_outer_error)
             event.listen(Pool, "checkin", _on_checkin)
@@ -175,11 +174,6 @@ def _install_outer() -> None:
 def _on_outer_commit(connection: Connection) -> None:
     if outer := connection.info.get(_OUTER):
         outer.is_committing = True
-
-
-def _on_outer_rollback(connection: Connection) -> None:
-    if not connection.invalidated:
-        connection.info.pop(_OUTER, None)
 
 
 def _on_outer_error(context: ExceptionContext) -> None:
