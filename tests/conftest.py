@@ -7,7 +7,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.servers.fixtures"]
+from importlib.util import find_spec  # until the servers land
+
+pytest_plugins = ["tests.servers.fixtures"] if find_spec("tests.servers.fixtures") else []
 
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
@@ -20,3 +22,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def plain_environment() -> dict[str, str]:
+    """This process's environment without what a developer's machine says of databases and Redis."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("ARAPONGA_", "ConnectionStrings__"))
+    }
