@@ -6,6 +6,7 @@ from typing import Any, Self
 
 __all__ = [
     "ArapongaInfraError",
+    "ClosedError",
     "InvalidArgumentError",
     "MissingExtraError",
     "NotConfiguredError",
@@ -35,6 +36,10 @@ def _rebuild(kind: type[ArapongaInfraError], args: tuple[Any, ...]) -> ArapongaI
 
 class InvalidArgumentError(ArapongaInfraError, ValueError):
     """An argument was refused at the call; nothing was done. The message names the argument and what to pass."""
+
+
+class ClosedError(ArapongaInfraError, RuntimeError):
+    """Something was used after its close; make a new one, or close it later."""
 
 
 class NotConfiguredError(ArapongaInfraError):
