@@ -7,9 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from importlib.util import find_spec  # until the servers land
-
-pytest_plugins = ["tests.servers.fixtures"] if find_spec("tests.servers.fixtures") else []
+pytest_plugins = ["tests.servers.fixtures"]
 
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
