@@ -1,0 +1,71 @@
+"""Which line of the host's own code is behind a statement."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import greenlet
+import sqlalchemy
+
+from araponga_infra.queries.values import CallSite
+
+__all__ = ["CallPath", "call_site"]
+
+CallPath = frozenset[tuple[object, int]]
+"""Every call on the stack as its code and instruction: calls within one loop have equal paths, recursion folds."""
+
+_OURS = str(Path(__file__).parents[1])
+_INTERNAL = (_OURS, str(Path(sqlalchemy.__file__).parent), str(Path(greenlet.__file__).parent))
+_STANDARD_LIBRARY = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
+_INSTALLED = ("/site-packages/", "/dist-packages/", "\\site-packages\\")
+
+_HOST, _LIBRARY, _INTERNAL_CODE = 2, 1, 0
+_kinds: dict[str, int] = {}
+
+
+def call_site() -> tuple[CallSite | None, CallPath]:
+    """The innermost line of the host's code on this stack, and the path of calls that leads to it.
+
+    Code under site-packages is taken for the host's only where nothing else is on the stack, as in a service that
+    is itself installed as a package.
+    """
+    host: list[FrameType] = []
+    libraries: list[FrameType] = []
+    for frame in _frames():
+        kind = _kinds.get(frame.f_code.co_filename)
+        if kind is None:
+            kind = _kinds[frame.f_code.co_filename] = _kind(frame.f_code.co_filename)
+        if kind == _HOST:
+            host.append(frame)
+        elif kind == _LIBRARY and not host:
+            libraries.append(frame)
+    path = host or libraries
+    if not path:
+        return None, frozenset()
+    inner = path[0]
+    site = CallSite(inner.f_code.co_filename, inner.f_lineno, inner.f_code.co_qualname)
+    return site, frozenset((frame.f_code, frame.f_lasti) for frame in path)
+
+
+def _frames() -> Iterator[FrameType]:
+    """From here outwards, and on in the greenlet that waits for this one: SQLAlchemy's asyncio code runs in its own."""
+    frame: FrameType | None = sys._getframe(2)
+    current: greenlet.greenlet | None = greenlet.getcurrent()
+    while current is not None:
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+        current = current.parent
+        frame = None if current is None else current.gr_frame
+
+
+def _kind(file: str) -> int:
+    if file.startswith(("<frozen", "<attrs", *_INTERNAL)):
+        return _INTERNAL_CODE
+    if any(part in file for part in _INSTALLED):
+        return _LIBRARY
+    return _INTERNAL_CODE if file.startswith(_STANDARD_LIBRARY) else _HOST

@@ -1,0 +1,208 @@
+"""Listens to SQLAlchemy and hands what happens to the captures that are open where it happens."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, TextClause, TextualSelect, event
+from sqlalchemy.engine import ExceptionContext, ExecutionContext
+
+from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.queries.call_sites import CallPath, call_site
+from araponga_infra.queries.origins import Facts, classify, facts_of
+from araponga_infra.queries.report import QueryReport
+from araponga_infra.queries.shapes import parameter_shapes, statement_shape
+from araponga_infra.queries.values import CallSite, Statement
+
+__all__ = ["capture", "listen"]
+
+_logger = logging.getLogger("araponga_infra.queries")
+_open: ContextVar[tuple[_Capture, ...]] = ContextVar("araponga_infra_captures", default=())
+_install_lock = threading.Lock()
+_is_listening = False
+_unit_numbers = itertools.count(1)
+_units: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
+_RUNNING = "_araponga_infra_running"
+
+
+def listen() -> None:
+    """Attach the listeners to the class `Engine`, once and for good.
+
+    SQLAlchemy's lists of listeners must not change while another thread's statement walks them, so they are attached
+    at the start of a service and never taken off. Where no capture is open each costs one look at a context variable.
+    """
+    global _is_listening
+    with _install_lock:
+        if not _is_listening:
+            event.listen(Engine, "begin", _on_begin)
+            event.listen(Engine, "before_cursor_execute", _on_start)
+            event.listen(Engine, "after_cursor_execute", _on_end)
+            event.listen(Engine, "handle_error", _on_error)
+            _is_listening = True
+
+
+@contextmanager
+def capture(
+    *,
+    engine: Engine | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    slow_after_seconds: float = 0.1,
+    min_repeats: int = 0,
+    max_statements: int = 10_000,
+) -> Generator[QueryReport]:
+    """Record what this block sends, on `engine` or on any; what its tasks and `to_thread` calls send included."""
+    listen()
+    own = _Capture(engine, clock, max_statements)
+    own.report = QueryReport(own.read, slow_after_seconds=slow_after_seconds, min_repeats=min_repeats)
+    _open.set((*_open.get(), own))
+    try:
+        yield own.report
+    finally:
+        own.is_open = False
+        _open.set(tuple(other for other in _open.get() if other is not own))
+
+
+class _Capture:
+    """One open capture. Tasks that outlive it still see it in their context, so it also knows that it is closed."""
+
+    report: QueryReport
+
+    def __init__(self, engine: Engine | None, clock: Clock, max_statements: int) -> None:
+        self.clock = clock
+        self.is_open = True
+        self._engine = engine
+        self._max_statements = max_statements
+        self._seen: list[_Seen] = []
+        self._lock = threading.Lock()
+
+    def wants(self, connection: Connection) -> bool:
+        """An engine with execution options of its own shares its pool with the engine it was made from."""
+        return self.is_open and (self._engine is None or connection.engine.pool is self._engine.pool)
+
+    def start(self, sent: _Sent) -> _Seen | None:
+        with self._lock:
+            if len(self._seen) >= self._max_statements:
+                self.report.dropped += 1
+                return None
+            seen = _Seen(sent, self.clock)
+            self._seen.append(seen)
+            return seen
+
+    def read(self) -> list[Statement]:
+        return [seen.statement() for seen in list(self._seen)]
+
+
+class _Sent:
+    """What every capture that sees a statement shares."""
+
+    __slots__ = ("facts", "parameter_sets", "parameters", "path", "place", "sql", "unit")
+
+    facts: Facts
+    parameters: tuple[str, ...]
+    parameter_sets: int
+    place: CallSite | None
+    path: CallPath
+    sql: str
+    unit: int
+
+
+class _Seen:
+    """A statement on its way through one capture."""
+
+    __slots__ = ("_clock", "_sent", "_started", "failed", "seconds")
+
+    def __init__(self, sent: _Sent, clock: Clock) -> None:
+        self._sent = sent
+        self._clock = clock
+        self._started = clock.monotonic()
+        self.seconds: float | None = None
+        self.failed = False
+
+    def end(self, *, failed: bool) -> None:
+        self.seconds = self._clock.monotonic() - self._started
+        self.failed = failed
+
+    def statement(self) -> Statement:
+        sent = self._sent
+        return Statement(
+            shape=sent.facts.shape,
+            parameters=sent.parameters,
+            parameter_sets=sent.parameter_sets,
+            origin=classify(sent.facts),
+            place=sent.place,
+            unit=sent.unit,
+            seconds=self.seconds,
+            failed=self.failed,
+            loads=sent.facts.loads,
+            call_path=sent.path,
+            sql=sent.sql,
+        )
+
+
+def _on_begin(connection: Connection) -> None:
+    if _open.get():
+        _units[connection] = next(_unit_numbers)
+
+
+def _on_start(
+    connection: Connection, _cursor: Any, sql: str, parameters: Any, context: ExecutionContext | None, is_many: bool
+) -> None:
+    captures = _open.get()
+    if not captures:
+        return
+    try:
+        wanting = [each for each in captures if each.wants(connection)]
+        if wanting:
+            sent = _sent(connection, sql, parameters, context, is_many)
+            running = [seen for each in wanting if (seen := each.start(sent)) is not None]
+            if context is not None:
+                context.__dict__[_RUNNING] = running
+    except Exception:
+        _logger.exception("a statement could not be recorded; it is executed all the same")
+
+
+def _sent(connection: Connection, sql: str, parameters: Any, context: ExecutionContext | None, is_many: bool) -> _Sent:
+    sent = _Sent()
+    shape = statement_shape(sql, dialect=connection.dialect.name, is_by_hand=_is_by_hand(context))
+    sent.parameters, sent.parameter_sets = parameter_shapes(parameters, is_many=is_many)
+    sent.facts = facts_of(context, shape, len(sent.parameters))
+    sent.place, sent.path = call_site()
+    sent.sql = sql
+    sent.unit = _unit(connection)
+    return sent
+
+
+def _is_by_hand(context: ExecutionContext | None) -> bool:
+    written = getattr(context, "invoked_statement", None)
+    return written is None or isinstance(written, (TextClause, TextualSelect))
+
+
+def _unit(connection: Connection) -> int:
+    unit = _units.get(connection)
+    if unit is None:
+        unit = _units[connection] = next(_unit_numbers)
+    return unit
+
+
+def _on_end(
+    _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: ExecutionContext | None, _many: bool
+) -> None:
+    if _open.get():
+        _end(context, failed=False)
+
+
+def _on_error(exception: ExceptionContext) -> None:
+    if _open.get():
+        _end(exception.execution_context, failed=True)
+
+
+def _end(context: ExecutionContext | None, *, failed: bool) -> None:
+    for seen in context.__dict__.pop(_RUNNING, ()) if context is not None else ():
+        seen.end(failed=failed)
