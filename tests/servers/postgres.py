@@ -76,6 +76,7 @@ class PostgresServer:
         self._found = installation
         self._programs = readable_installation(installation, self._user, copies_folder())
         self._data = self._reserved.folder / "data"
+        self._altered_settings = self._data / "postgresql.auto.conf"
         self._process = ServerProcess(
             self._reserved.folder,
             [str(self._programs.program("postgres")), "-D", str(self._data)],
@@ -96,16 +97,8 @@ class PostgresServer:
             ServerStartError: The server did not come up.
         """
         server = cls(installation or find_postgres())
-        server._prepare_folder()
-        server._run(
-            "initdb", "--no-sync", "--no-instructions", f"--username={SUPERUSER}", "--auth=trust", "--encoding=UTF8",
-            "--locale=C", str(server._data),
-        )  # fmt: skip
-        server._configure(f"port = {server.port}")
-        server._data.joinpath("pg_hba.conf").write_text(_ACCESS)
-        server.start()
-        server.execute(f"CREATE DATABASE {DATABASE}", database="postgres")
-        server.execute(f"CREATE ROLE {PASSWORD_USER} LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+        with server._closed_on_error():
+            server._initialise()
         return server
 
     @property
@@ -223,10 +216,11 @@ class PostgresServer:
     def ensure_healthy(self) -> None:
         """Resume it, start it and drop what ALTER SYSTEM changed, whatever a test has done to it."""
         self.resume()
-        self.start()
         if self._has_altered_settings():
-            self.execute("ALTER SYSTEM RESET ALL")
-            self.restart()
+            # Not by ALTER SYSTEM RESET: a setting may keep the server from starting.
+            self.stop()
+            self._altered_settings.write_text("")
+        self.start()
 
     def close(self) -> None:
         """End it and remove its data; safe to call twice."""
@@ -239,6 +233,26 @@ class PostgresServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _initialise(self) -> None:
+        self._prepare_folder()
+        self._run(
+            "initdb", "--no-sync", "--no-instructions", f"--username={SUPERUSER}", "--auth=trust", "--encoding=UTF8",
+            "--locale=C", f"--pgdata={self._data}",
+        )  # fmt: skip
+        self._configure(f"port = {self.port}")
+        self._data.joinpath("pg_hba.conf").write_text(_ACCESS)
+        self.start()
+        self.execute(f"CREATE DATABASE {DATABASE}", database="postgres")
+        self.execute(f"CREATE ROLE {PASSWORD_USER} LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
 
     def _prepare_folder(self) -> None:
         self._data.mkdir(mode=0o700)
@@ -270,7 +284,7 @@ class PostgresServer:
         return False
 
     def _has_altered_settings(self) -> bool:
-        lines = self._data.joinpath("postgresql.auto.conf").read_text().splitlines()
+        lines = self._altered_settings.read_text().splitlines()
         return any(line and not line.startswith("#") for line in lines)
 
     def _execute_named(self, statement: str, name: str, *, database: str = "postgres", literal: bool = False) -> None:

@@ -20,7 +20,8 @@ class PostgresStandby(PostgresServer):
     def of(cls, primary: PostgresServer) -> Self:
         """Copy a running primary, and start to follow it."""
         standby = cls(primary.installation)
-        standby._follow(primary)
+        with standby._closed_on_error():
+            standby._follow(primary)
         return standby
 
     def delay_replay(self, delay: timedelta | float) -> None:
@@ -60,7 +61,7 @@ class PostgresStandby(PostgresServer):
             "pg_basebackup", f"--host={HOST}", f"--port={primary.port}", f"--username={SUPERUSER}", "--no-password",
             "--checkpoint=fast", "--no-sync", "--no-manifest", "--wal-method=stream", f"--pgdata={self._data}",
         )  # fmt: skip
-        # In the file the tests never touch: ALTER SYSTEM RESET ALL would empty the other one.
+        # Not where ALTER SYSTEM writes: `ensure_healthy` empties that file.
         self._configure(f"port = {self.port}", f"primary_conninfo = 'host={HOST} port={primary.port} user={SUPERUSER}'")
         self._data.joinpath("standby.signal").touch()
         self.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .unprivileged import ServerUser
 
-__all__ = ["ServerProcess", "ServerStartError", "end_recorded", "wait_until"]
+__all__ = ["ServerProcess", "ServerStartError", "end_recorded", "is_alive", "wait_until"]
 
 _PROC = Path("/proc")
 _RECORD_NAME = "process.json"
@@ -95,7 +95,8 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs or is stopped; one that ended, but was not collected by its parent, is not alive."""
     state = _state_of(pid)
     return state is not None and state.is_alive
 
@@ -137,7 +138,7 @@ def _thaw(pid: int) -> None:
 
 
 def _wait_gone(pids: Collection[int]) -> None:
-    wait_until(lambda: not any(map(_is_alive, pids)), _END_TIMEOUT_SECONDS, f"processes {pids} to end")
+    wait_until(lambda: not any(map(is_alive, pids)), _END_TIMEOUT_SECONDS, f"processes {pids} to end")
 
 
 def end_recorded(folder: Path) -> None:

@@ -86,7 +86,11 @@ class RedisServer:
             ServerStartError: The server did not come up.
         """
         server = cls(options or RedisOptions())
-        server.start()
+        try:
+            server.start()
+        except BaseException:
+            server.close()
+            raise
         return server
 
     @property

@@ -8,6 +8,7 @@ Layout, below the system's temporary folder::
         owner
         postgres-<port>/             one per server: its data, log and process record; reserves the port as well
         redis-<port>/
+        programs-xxxx/               a copy of server programs, where the server's user cannot read the installed ones
 
 A session whose `owner` can be locked by someone else is dead: its servers are ended by the recorded process id, and
 its folder is removed. The kernel's lock needs no guess about reused process ids.

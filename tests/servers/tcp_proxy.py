@@ -50,7 +50,7 @@ class Cut:
 
     @property
     def happened(self) -> bool:
-        """Whether a connection was lost by it; true only once the connection is reset."""
+        """Whether a connection was lost by it; true as soon as the client can notice."""
         return self._happened.is_set()
 
     def wait(self, timeout_seconds: float = 10.0) -> bool:
@@ -78,6 +78,7 @@ class TcpProxy:
         self._delay_to_server = self._delay_to_client = 0.0
         self._cuts: list[Cut] = []
         self._open: dict[asyncio.Task[None], _Connection] = {}
+        self._errors: list[BaseException] = []
         self._reserved = reserve_port("proxy")
         self._listening: asyncio.Task[None] | None = None
         self._loop = asyncio.SelectorEventLoop()
@@ -111,9 +112,7 @@ class TcpProxy:
         """Let bytes be on their way for that many seconds, per direction; calling it without arguments ends it."""
         self._command(self._set_delay(to_server, to_client))
 
-    def cut_when(
-        self, matches: Callable[[bytes], bool], when: _When = "after_forward", *, times: int = 1
-    ) -> Cut:  # fmt: skip
+    def cut_when(self, matches: Callable[[bytes], bool], when: _When = "after_forward", *, times: int = 1) -> Cut:
         """Lose a connection at a moment on the wire; other connections go on, new ones are accepted.
 
         Args:
@@ -133,7 +132,11 @@ class TcpProxy:
         self._command(self._forward_anew())
 
     def close(self) -> None:
-        """Reset every connection and give the port back; safe to call twice."""
+        """Reset every connection and give the port back; safe to call twice.
+
+        Raises:
+            BaseExceptionGroup: What a function given to `cut_when` raised; its connections were reset.
+        """
         if self._loop.is_closed():
             return
         self._command(self._cut())
@@ -141,6 +144,8 @@ class TcpProxy:
         self._thread.join(_COMMAND_TIMEOUT_SECONDS)
         self._loop.close()
         release(self._reserved)
+        if self._errors:
+            raise BaseExceptionGroup("connections of the proxy ended in errors", self._errors)
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +197,12 @@ class TcpProxy:
                 connection = _Connection(self, client)
                 task = self._loop.create_task(connection.run())
                 self._open[task] = connection
-                task.add_done_callback(self._open.pop)
+                task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._open[task]
+        if not task.cancelled() and (error := task.exception()):
+            self._errors.append(error)
 
     def _claimed_cut(self, data: bytes) -> Cut | None:
         return next((cut for cut in self._cuts if cut._claims(data)), None)
@@ -235,12 +245,13 @@ class _Connection:
                 group.create_task(direction.deliver())
 
     def _close(self, *, reset: bool) -> None:
+        # Before the client can notice: a test that caught the loss finds that it happened.
+        if self.cut:
+            self.cut._happened.set()
         for end in (self.client, self.server):
             if reset:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             end.close()
-        if self.cut:
-            self.cut._happened.set()
 
 
 class _Direction:

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -86,12 +87,11 @@ def readable_installation(
     needed = (installation.program("postgres"), *installation.parts)
     if user is None or all(map(is_open_to_everyone, needed)):
         return installation
-    root = copies / "postgres-programs"
-    for part in installation.parts:
-        target = root / part.relative_to(installation.root)
-        if not target.exists():
-            shutil.copytree(part, target, symlinks=True)
-    user.give(root)
+    root = copies / f"programs-{zlib.crc32(bytes(installation.programs)):08x}"
+    if not root.exists():
+        for part in installation.parts:
+            shutil.copytree(part, root / part.relative_to(installation.root), symlinks=True)
+        user.give(root)
     return PostgresInstallation(
         programs=root / installation.programs.relative_to(installation.root),
         root=root,
