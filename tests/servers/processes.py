@@ -148,7 +148,8 @@ def end_recorded(folder: Path) -> None:
     """
     try:
         record = json.loads(folder.joinpath(_RECORD_NAME).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
+        # No server was started here, or the machine went down in the middle of the record.
         return
     pid = record["pid"]
     if str(folder) not in _command_line(pid):
