@@ -76,8 +76,8 @@ def parameter_shapes(parameters: Any, *, is_many: bool) -> tuple[tuple[str, ...]
 
     SQLAlchemy also says "many" of an INSERT whose rows it wrote into one VALUES; its parameters are then one set.
     """
+    sets: Any = parameters
     if is_many and isinstance(parameters, list):
-        sets = cast("list[Any]", parameters)
         return (_types(sets[0]) if sets else ()), len(sets)
     return _types(parameters), 1
 
