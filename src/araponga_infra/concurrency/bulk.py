@@ -1,0 +1,124 @@
+"""UPDATE, DELETE and INSERT statements on versioned rows: what keeps a session's own rows in step, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from sqlalchemy import Table
+from sqlalchemy.engine import Result
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.dml import Insert, UpdateBase
+
+from araponga_infra.concurrency.journal import Journal, journal_of, versioned_states
+from araponga_infra.concurrency.versions import entity_name, loaded_version, version_column, version_key
+from araponga_infra.errors import InvalidArgumentError
+
+__all__ = ["refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
+
+_UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
+
+
+def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
+    """Run an ORM bulk update so that the rows the session holds stay at the version they were read at, plus one.
+
+    SQLAlchemy would expire their version and read it back at the next flush, together with what others had committed in
+    between: their changes would then be overwritten unseen.
+    """
+    mapper = execution.bind_mapper
+    journal = journal_of(execution.session)
+    if journal is None or mapper is None or not execution.is_update or mapper.version_id_col is None:
+        return None
+    held = {
+        state: version
+        for state in versioned_states(execution.session)
+        if state.mapper.version_id_col is mapper.version_id_col and (version := loaded_version(state)) is not None
+    }
+    result = execution.invoke_statement()
+    for state, version in held.items():
+        if loaded_version(state) is None:
+            _keep_in_step(journal, state, version)
+    return result
+
+
+def _keep_in_step(journal: Journal, state: InstanceState[Any], version: int) -> None:
+    counts = state.mapper.version_id_generator is not False
+    set_committed_value(state.obj(), version_key(state.mapper), version + 1 if counts else version)
+    if counts:
+        journal.note(state, version)
+    else:
+        journal.note_overtaken(state, version)
+
+
+def refuse_unsafe(execution: ORMExecuteState) -> None:
+    """Refuse statements that would change versioned rows without their versions taking part.
+
+    Raises:
+        InvalidArgumentError: naming what to do instead.
+    """
+    if not (execution.is_update or execution.is_delete or execution.is_insert):
+        return
+    mapper = execution.bind_mapper
+    if mapper is None or mapper.version_id_col is None:
+        return
+    statement = cast(UpdateBase, execution.statement)
+    if execution.is_insert:
+        _refuse_upsert(mapper, cast(Insert, statement))
+        return
+    if execution.execution_options.get("synchronize_session") is False:
+        raise InvalidArgumentError(
+            f"synchronize_session=False on {entity_name(mapper)} would leave rows of this session at an old version: "
+            'leave it out, or pass synchronize_session="fetch"'
+        )
+    if execution.is_update:
+        _refuse_update(execution, mapper, statement)
+
+
+def _refuse_update(execution: ORMExecuteState, mapper: Mapper[Any], statement: UpdateBase) -> None:
+    name, key = entity_name(mapper), version_key(mapper)
+    if isinstance(execution.parameters, list):
+        refuse_bulk_mappings(mapper, execution.parameters)
+        return
+    column = version_column(mapper)
+    if isinstance(statement.table, Table) and statement.table is not column.table:
+        raise InvalidArgumentError(
+            f"update({name}) changes {statement.table.name} and leaves the version in {column.table.name} as it is: "
+            f"read the objects and change them, one by one"
+        )
+    bind = execution.session.get_bind(mapper)
+    if column.key in statement.compile(dialect=bind.dialect).params:
+        raise InvalidArgumentError(f"update({name}) sets {key}: leave it out, every update counts it up")
+
+
+def refuse_bulk_mappings(mapper: Mapper[Any], mappings: Any) -> None:
+    """Refuse updates by key that do not say which version they were made from.
+
+    Raises:
+        InvalidArgumentError: a mapping without the version attribute.
+    """
+    if mapper.version_id_col is None:
+        return
+    key = version_key(mapper)
+    if any(mapping.get(key) is None for mapping in mappings):
+        raise InvalidArgumentError(
+            f"an update of {entity_name(mapper)} by a list of keys needs {key} in each item, as it was read: "
+            "add it, or use update().where(...), or change the objects"
+        )
+
+
+def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
+    column = version_column(mapper)
+    for element in visitors.iterate(statement):
+        if element.__visit_name__ in _UPSERTS and column.key not in _written_by(element):
+            name, key = entity_name(mapper), version_key(mapper)
+            raise InvalidArgumentError(
+                f"this upsert changes existing rows of {name} without counting {key} up: "
+                f'add "{column.key}": {name}.{key} + 1 to what it sets, or read the row and change it'
+            )
+
+
+def _written_by(upsert: Any) -> set[str]:
+    assigned = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", {})
+    pairs = assigned.items() if isinstance(assigned, dict) else assigned
+    return {str(getattr(target, "key", target)) for target, _value in pairs}

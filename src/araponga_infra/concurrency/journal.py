@@ -1,0 +1,144 @@
+"""Which versions a session expects, taken down before each UPDATE and DELETE: after a failed flush nothing tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, inspect
+from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.orm.base import NO_VALUE
+
+from araponga_infra.concurrency.versions import entity_name, loaded_version, row_name, version_key
+from araponga_infra.errors import InvalidArgumentError
+
+__all__ = [
+    "ExpectedRow",
+    "Journal",
+    "journal_of",
+    "note_insert",
+    "note_write",
+    "open_journal",
+    "versioned_states",
+]
+
+_KEY = "araponga_infra.concurrency.journal"
+
+
+@dataclass(frozen=True)
+class ExpectedRow:
+    """A row that a unit of work read, at the version it had then."""
+
+    mapper: Mapper[Any]
+    identity: tuple[Any, ...]
+    version: int
+
+
+class Journal:
+    """What one session has read and is about to write. Not thread-safe, as the session is not.
+
+    Attributes:
+        is_supervised: a helper runs this session and handles its conflicts, so the session itself leaves them alone.
+        connection: the one that the last flush wrote through.
+    """
+
+    __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised")
+
+    def __init__(self) -> None:
+        self.is_supervised = False
+        self.connection: Connection | None = None
+        self._expected: dict[Any, ExpectedRow] = {}
+        self._inserted: set[InstanceState[Any]] = set()
+        self._overtaken: dict[InstanceState[Any], int] = {}
+
+    def note_insert(self, state: InstanceState[Any]) -> None:
+        self._inserted.add(state)
+
+    def note(self, state: InstanceState[Any], version: int) -> None:
+        """The version that was first read counts: later ones of the same transaction are of its own making."""
+        if state.key not in self._expected and state not in self._inserted:
+            self._expected[state.key] = ExpectedRow(state.mapper, tuple(state.identity or ()), version)
+
+    def note_overtaken(self, state: InstanceState[Any], version: int) -> None:
+        """A bulk update of this session gave the row a version that the session cannot know."""
+        self._overtaken[state] = version
+
+    def is_overtaken(self, state: InstanceState[Any], version: int) -> bool:
+        return self._overtaken.get(state) == version
+
+    def suspects(self, session: Session) -> tuple[ExpectedRow, ...]:
+        """The rows that a failure may be about: those written, and those that the session still holds as read."""
+        held = dict(self._expected)
+        for state in versioned_states(session):
+            version = loaded_version(state)
+            if version is not None and state not in self._inserted:
+                held.setdefault(state.key, ExpectedRow(state.mapper, tuple(state.identity or ()), version))
+        return tuple(held.values())
+
+    def clear(self) -> None:
+        """The transaction ended; what the session still holds is read anew or was its own making."""
+        self._expected.clear()
+        self._inserted.clear()
+        self._overtaken.clear()
+        self.connection = None
+
+
+def open_journal(session: Session) -> Journal:
+    """Begin to take notes on `session`, or go on with the notes that it takes itself."""
+    journal: Journal | None = session.info.get(_KEY)
+    if journal is None:
+        journal = session.info[_KEY] = Journal()
+    return journal
+
+
+def journal_of(session: Session) -> Journal | None:
+    journal: Journal | None = session.info.get(_KEY)
+    return journal
+
+
+def note_write(mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]) -> None:
+    if mapper.version_id_col is None or state.session is None:
+        return
+    journal = journal_of(state.session)
+    if journal is None:
+        return
+    journal.connection = connection
+    version = loaded_version(state)
+    if version is None:
+        _refuse_if_read(state)
+    elif journal.is_overtaken(state, version):
+        raise InvalidArgumentError(
+            f"{row_name(state)} was changed by a bulk update of this session, and its xmin is not known any more: "
+            "call session.refresh(obj) before changing it"
+        )
+    else:
+        journal.note(state, version)
+
+
+def _refuse_if_read(state: InstanceState[Any]) -> None:
+    """SQLAlchemy would read the version now and so let pass whatever others changed since the row was read."""
+    keys = {state.mapper.get_property_by_column(column).key for column in state.mapper.primary_key}
+    for attribute in state.mapper.column_attrs:
+        was_read = state.committed_state.get(attribute.key, state.dict.get(attribute.key, NO_VALUE))
+        if attribute.key not in keys and was_read is not NO_VALUE:
+            version = version_key(state.mapper)
+            raise InvalidArgumentError(
+                f"{row_name(state)} was read without its {version}, so changes of others would be overwritten unseen: "
+                f"add {entity_name(state.mapper)}.{version} to load_only() or take it out of defer()"
+            )
+
+
+def note_insert(mapper: Mapper[Any], _connection: Connection, state: InstanceState[Any]) -> None:
+    if mapper.version_id_col is None or state.session is None:
+        return
+    journal = journal_of(state.session)
+    if journal is not None:
+        journal.note_insert(state)
+
+
+def versioned_states(session: Session) -> Iterable[InstanceState[Any]]:
+    for obj in session.identity_map.values():
+        state = inspect(obj)
+        if isinstance(state, InstanceState) and state.mapper.version_id_col is not None:
+            yield state
