@@ -1,0 +1,58 @@
+"""What SQLite may do under the read-only authorizer, and which PRAGMAs only read.
+
+Sources: SQLite, "Authorizer Action Codes" and "PRAGMA Statements".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from araponga_infra.sessions.functions import is_denied
+from araponga_infra.sessions.lexer import Family
+
+__all__ = ["authorize", "is_reading_pragma"]
+
+_READS_WITH_ARGUMENT = frozenset(
+    (
+        "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list",
+        "foreign_key_check", "integrity_check", "quick_check",
+    )
+)  # fmt: skip
+_READS_WITHOUT_ARGUMENT = _READS_WITH_ARGUMENT | frozenset(
+    (
+        "application_id", "auto_vacuum", "automatic_index", "busy_timeout", "cache_size", "cache_spill",
+        "case_sensitive_like", "cell_size_check", "checkpoint_fullfsync", "collation_list", "compile_options",
+        "data_version", "database_list", "defer_foreign_keys", "encoding", "foreign_keys", "freelist_count",
+        "fullfsync", "function_list", "ignore_check_constraints", "journal_mode", "journal_size_limit",
+        "legacy_alter_table", "locking_mode", "max_page_count", "mmap_size", "module_list", "page_count", "page_size",
+        "pragma_list", "query_only", "read_uncommitted", "recursive_triggers", "reverse_unordered_selects",
+        "schema_version", "secure_delete", "synchronous", "temp_store", "threads", "trusted_schema", "user_version",
+        "wal_autocheckpoint",
+    )
+)  # fmt: skip
+
+_ALLOWED = frozenset(
+    (
+        sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT,
+        sqlite3.SQLITE_RECURSIVE,
+    )
+)  # fmt: skip
+
+
+def is_reading_pragma(name: str, *, has_argument: bool) -> bool:
+    """Whether a PRAGMA of that name reads; most names set something once they get an argument."""
+    return name.lower() in (_READS_WITH_ARGUMENT if has_argument else _READS_WITHOUT_ARGUMENT)
+
+
+def authorize(action: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None) -> int:
+    """The callback for `sqlite3.Connection.set_authorizer`: SQLite asks it while it compiles a statement."""
+    if action in _ALLOWED:
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION:
+        allowed = not is_denied((second or "").lower(), Family.SQLITE)
+    elif action == sqlite3.SQLITE_PRAGMA:
+        # SQLAlchemy sets and resets this one itself when an isolation level is asked for; it changes no data.
+        allowed = first == "read_uncommitted" or is_reading_pragma(first or "", has_argument=second is not None)
+    else:
+        allowed = False
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY

@@ -1,0 +1,258 @@
+"""The server layer: the database itself refuses to write, whatever the text looked like.
+
+On an engine of our own each connection is made read-only once, when it is opened. On the host's engine a connection is
+made read-only while it is checked out, and given back as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+from sqlalchemy import Connection, Dialect, util
+from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+
+from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.sessions.lexer import Family
+from araponga_infra.sessions.pragmas import authorize
+
+__all__ = [
+    "MySQLServer",
+    "PostgreSQLServer",
+    "SQLiteServer",
+    "Server",
+    "Undo",
+    "family_of",
+    "server_for",
+    "sqlstate_of",
+]
+
+Undo: TypeAlias = Callable[[Any], None]
+"""Takes the DBAPI connection and makes it what it was."""
+
+
+class Server(Protocol):
+    """How one kind of database is kept from writing."""
+
+    def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any], /) -> Any:
+        """Open a connection for an engine of our own; None leaves it to SQLAlchemy."""
+        ...
+
+    def arm(self, dialect: Dialect, connection: Any, /) -> None:
+        """Make a connection of our own read-only for good."""
+        ...
+
+    def arm_for_checkout(self, dialect: Dialect, connection: Any, /) -> Undo | None:
+        """Make the host's connection read-only until the returned function is called."""
+        ...
+
+    def begin(self, connection: Connection, is_own: bool, /) -> None:
+        """What a transaction needs at its beginning."""
+        ...
+
+    def keeps_autocommit_read_only(self, dialect: Dialect, connection: Any, /) -> bool:
+        """Whether statements outside of a transaction are refused as well."""
+        ...
+
+    def is_refusal(self, error: BaseException, /) -> bool:
+        """Whether the database says: this session is read-only."""
+        ...
+
+    def aborts_transaction(self) -> bool:
+        """Whether a refused statement takes its transaction along."""
+        ...
+
+
+def family_of(dialect: Dialect) -> Family:
+    """The family of a dialect.
+
+    Raises:
+        InvalidArgumentError: a database whose connections we cannot make read-only.
+    """
+    name = "mysql" if dialect.name == "mariadb" else dialect.name
+    try:
+        return Family(name)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"{dialect.name} is not a database that a read-only session can guard: "
+            "use PostgreSQL, SQLite, MySQL or MariaDB"
+        ) from None
+
+
+def server_for(family: Family, pool: Pool) -> Server:
+    """The server layer for connections of `pool`."""
+    if family is Family.POSTGRESQL:
+        return PostgreSQLServer()
+    if family is Family.MYSQL:
+        return MySQLServer()
+    return SQLiteServer(is_shared=isinstance(pool, (StaticPool, SingletonThreadPool)))
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """The SQLSTATE of a driver's error: psycopg 3 and asyncpg say `sqlstate`, psycopg2 `pgcode`."""
+    return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+
+
+_READ_ONLY_TRANSACTION = "25006"
+_SETTING = "default_transaction_read_only"
+
+
+class PostgreSQLServer:
+    """READ ONLY in each BEGIN, by the driver's own switch, and as the default for what runs outside of a BEGIN."""
+
+    def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> Any:
+        try:
+            return dialect.connect(*arguments, **_with_read_only_default(dialect, options))
+        except Exception as error:
+            # A pooler that does not know the setting refuses the connection; each BEGIN still says READ ONLY.
+            if "unsupported startup parameter" not in str(error):
+                raise
+        return dialect.connect(*arguments, **options)
+
+    def arm(self, dialect: Dialect, connection: Any) -> None:
+        _set_readonly(dialect, connection, True)
+
+    def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
+        if _is_in_transaction(dialect.get_driver_connection(connection)):
+            _run(connection, "SET TRANSACTION READ ONLY")
+            return None
+        before = dialect.get_readonly(connection)  # type: ignore[attr-defined]
+        was_autocommit = bool(connection.autocommit)
+        if was_autocommit:
+            connection.autocommit = False
+        _set_readonly(dialect, connection, True)
+        return partial(self._disarm, dialect, before, was_autocommit)
+
+    def _disarm(self, dialect: Dialect, before: bool | None, was_autocommit: bool, connection: Any) -> None:
+        if _is_in_transaction(dialect.get_driver_connection(connection)):
+            connection.rollback()
+        _set_readonly(dialect, connection, before)
+        if was_autocommit:
+            connection.autocommit = True
+
+    def begin(self, connection: Connection, _is_own: bool) -> None:
+        """asyncpg's adapter would put off BEGIN until its first cursor, and the raw driver would run outside of it."""
+        start = getattr(connection.connection.dbapi_connection, "_start_transaction", None)
+        if start is None or _is_in_transaction(connection.connection.driver_connection):
+            return
+        try:
+            util.await_only(start())
+        except Exception as error:
+            # As SQLAlchemy does for a BEGIN of its own: wrapped, and a lost connection is dropped from the pool.
+            connection._handle_dbapi_exception(error, None, None, None, None)
+
+    def keeps_autocommit_read_only(self, dialect: Dialect, connection: Any) -> bool:
+        return _reported(dialect.get_driver_connection(connection), _SETTING) == "on"
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return sqlstate_of(error) == _READ_ONLY_TRANSACTION
+
+    def aborts_transaction(self) -> bool:
+        return True
+
+
+def _with_read_only_default(dialect: Dialect, options: dict[str, Any]) -> dict[str, Any]:
+    if dialect.driver == "asyncpg":
+        return {**options, "server_settings": {**options.get("server_settings", {}), _SETTING: "on"}}
+    if dialect.driver in ("psycopg", "psycopg_async", "psycopg2"):
+        return {**options, "options": f"{options.get('options', '')} -c {_SETTING}=on".strip()}
+    return options
+
+
+def _set_readonly(dialect: Dialect, connection: Any, value: bool | None) -> None:
+    dialect.set_readonly(connection, value)  # type: ignore[attr-defined]
+
+
+def _is_in_transaction(driver: Any) -> bool:
+    if hasattr(driver, "is_in_transaction"):
+        return bool(driver.is_in_transaction())
+    return bool(driver.info.transaction_status)
+
+
+def _reported(driver: Any, setting: str) -> str | None:
+    if hasattr(driver, "get_settings"):
+        return getattr(driver.get_settings(), setting, None)
+    value: str | None = driver.info.parameter_status(setting)
+    return value
+
+
+class MySQLServer:
+    """The session READ ONLY on our own connections; on the host's, START TRANSACTION READ ONLY."""
+
+    _REFUSED = 1792
+
+    def connect(self, _dialect: Dialect, _arguments: list[Any], _options: dict[str, Any]) -> Any:
+        return None
+
+    def arm(self, _dialect: Dialect, connection: Any) -> None:
+        _run(connection, "SET SESSION TRANSACTION READ ONLY")
+
+    def arm_for_checkout(self, _dialect: Dialect, _connection: Any) -> Undo | None:
+        return None
+
+    def begin(self, connection: Connection, is_own: bool) -> None:
+        if not is_own:
+            _run(connection.connection.dbapi_connection, "START TRANSACTION READ ONLY")
+
+    def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
+        return False
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] == self._REFUSED
+
+    def aborts_transaction(self) -> bool:
+        return False
+
+
+def _run(connection: Any, statement: str) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+    finally:
+        cursor.close()
+
+
+class SQLiteServer:
+    """An authorizer: SQLite asks it about every action of every statement that it compiles.
+
+    Args:
+        is_shared: one DBAPI connection serves several checkouts at once, so that it is guarded only while a statement
+            of a read-only session runs.
+    """
+
+    _NOT_AUTHORIZED = 23
+
+    def __init__(self, *, is_shared: bool) -> None:
+        self.is_shared = is_shared
+
+    def connect(self, _dialect: Dialect, _arguments: list[Any], _options: dict[str, Any]) -> Any:
+        return None
+
+    def arm(self, dialect: Dialect, connection: Any) -> None:
+        self.set_authorizer(dialect, connection, authorize)
+
+    def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
+        if self.is_shared:
+            return None
+        self.set_authorizer(dialect, connection, authorize)
+        return partial(self.set_authorizer, dialect, callback=None)
+
+    def set_authorizer(self, dialect: Dialect, connection: Any, callback: Callable[..., int] | None) -> None:
+        driver = dialect.get_driver_connection(connection)
+        if hasattr(driver, "_execute"):  # aiosqlite: older releases have no set_authorizer of their own
+            util.await_only(driver._execute(driver._conn.set_authorizer, callback))
+        else:
+            driver.set_authorizer(callback)
+
+    def begin(self, _connection: Connection, _is_own: bool) -> None:
+        """Nothing: the guard is on the connection."""
+
+    def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
+        return True
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return getattr(error, "sqlite_errorcode", None) == self._NOT_AUTHORIZED
+
+    def aborts_transaction(self) -> bool:
+        return False
