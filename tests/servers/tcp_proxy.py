@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Literal, Self
@@ -80,7 +80,7 @@ class TcpProxy:
         self._open: dict[asyncio.Task[None], _Connection] = {}
         self._errors: list[BaseException] = []
         self._reserved = reserve_port("proxy")
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{self.port}", daemon=True)
         self._thread.start()
@@ -102,7 +102,7 @@ class TcpProxy:
 
     def reset_connections(self) -> None:
         """Reset every connection; new ones are accepted."""
-        self._command(self._reset(list(self._open)))
+        self._command(_cancel(list(self._open)))
 
     def black_hole(self) -> None:
         """Keep connections open and accept new ones, but swallow every byte both ways, until `restore`."""
@@ -157,10 +157,11 @@ class TcpProxy:
         asyncio.run_coroutine_threadsafe(command, self._loop).result(_COMMAND_TIMEOUT_SECONDS)
 
     async def _cut(self) -> None:
-        if self._listening:
-            await _cancel([self._listening])
-            self._listening = None
-        await self._reset(list(self._open))
+        if self._listener:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        await _cancel(list(self._open))
 
     async def _swallow(self) -> None:
         self._mode = _Mode.BLACK_HOLE
@@ -176,31 +177,31 @@ class TcpProxy:
         self._mode = _Mode.FORWARD
         self._delay_to_server = self._delay_to_client = 0.0
         self._cuts.clear()
-        await self._reset([task for task, connection in self._open.items() if connection.has_lost_bytes])
+        await _cancel([task for task, connection in self._open.items() if connection.has_lost_bytes])
         self._listen()
 
-    async def _reset(self, connections: Iterable[asyncio.Task[None]]) -> None:
-        await _cancel(connections)
-
     def _listen(self) -> None:
-        if self._listening is None:
-            listener = _new_socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((_HOST, self.port))
-            listener.listen(_BACKLOG)
-            self._listening = self._loop.create_task(self._accept(listener))
+        if self._listener is None:
+            self._listener = _new_socket()
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind((_HOST, self.port))
+            self._listener.listen(_BACKLOG)
+            # Not `sock_accept`: cancelled at the wrong moment, it forgets a client it has accepted.
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        with listener:
-            while True:
-                client, _ = await self._loop.sock_accept(listener)
-                connection = _Connection(self, client)
-                task = self._loop.create_task(connection.run())
-                self._open[task] = connection
-                task.add_done_callback(self._ended)
+    def _accept(self, listener: socket.socket) -> None:
+        # The client may be gone again before its turn comes.
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            client, _ = listener.accept()
+            _make_prompt(client)
+            connection = _Connection(self, client)
+            task = self._loop.create_task(connection.run())
+            self._open[task] = connection
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._open[task]
+        # One that is cancelled before its first step has closed nothing.
+        self._open.pop(task).close(reset=True)
         if not task.cancelled() and (error := task.exception()):
             self._errors.append(error)
 
@@ -233,7 +234,7 @@ class _Connection:
         except* (OSError, _ConnectionCutError):
             pass
         finally:
-            self._close(reset=reset)
+            self.close(reset=reset)
 
     async def _forward(self) -> None:
         if self.is_swallowing:
@@ -244,12 +245,13 @@ class _Connection:
                 group.create_task(direction.receive())
                 group.create_task(direction.deliver())
 
-    def _close(self, *, reset: bool) -> None:
+    def close(self, *, reset: bool) -> None:
+        """Close both sides, with a reset or orderly; nothing happens to sides that are closed."""
         # Before the client can notice: a test that caught the loss finds that it happened.
         if self.cut:
             self.cut._happened.set()
         for end in (self.client, self.server):
-            if reset:
+            if reset and end.fileno() != -1:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             end.close()
 
@@ -329,17 +331,20 @@ class _ToClient(_Direction):
 
 def _new_socket() -> socket.socket:
     new = socket.socket()
+    _make_prompt(new)
+    return new
+
+
+def _make_prompt(new: socket.socket) -> None:
     new.setblocking(False)
     new.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return new
 
 
 async def _for_ever() -> None:
     await asyncio.Event().wait()
 
 
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    tasks = list(tasks)
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     for task in tasks:
