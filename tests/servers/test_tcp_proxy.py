@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import asyncpg  # type: ignore[import-untyped]
@@ -16,7 +16,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from . import PostgresDatabase, TcpProxy, wait_until
+from . import PostgresDatabase, RedisServer, TcpProxy, wait_until
 
 
 class _Echo(socketserver.BaseRequestHandler):
@@ -159,32 +159,40 @@ def test_black_hole_after_cut_accepts_again(proxy: TcpProxy) -> None:
         assert client.getpeername() == ("127.0.0.1", proxy.port)
 
 
-@pytest.mark.parametrize("direction", ["to_server", "to_client"])
-def test_bytes_are_delayed_per_direction(proxy: TcpProxy, direction: str) -> None:
-    proxy.delay(**{direction: 0.2})
+@pytest.mark.parametrize(("to_server", "to_client"), [(0.2, 0.0), (0.0, 0.2), (0.1, 0.1)])
+def test_bytes_are_delayed_per_direction(proxy: TcpProxy, to_server: float, to_client: float) -> None:
+    proxy.delay(to_server=to_server, to_client=to_client)
     with _connect(proxy) as client:
         started = time.monotonic()
         _echo(client)
-        delayed = time.monotonic() - started
-        proxy.delay()
-        started = time.monotonic()
-        _echo(client)
-        undelayed = time.monotonic() - started
+        assert time.monotonic() - started >= 0.2
 
-    assert 0.2 <= delayed < 0.4
-    assert undelayed < 0.2
+
+def test_a_delay_in_one_direction_leaves_the_other_alone(proxy: TcpProxy, redis_server: RedisServer) -> None:
+    with TcpProxy(redis_server.port) as to_redis, _connect(to_redis) as client:
+        to_redis.delay(to_client=3600)
+        client.sendall(b"SET k v\r\n")
+        wait_until(lambda: bool(redis_server.execute("GET", "k") == "v"), 5, "the command to arrive")
+
+
+@pytest.mark.parametrize("end", [TcpProxy.delay, TcpProxy.restore])
+def test_a_delay_can_be_ended(proxy: TcpProxy, end: Callable[[TcpProxy], None]) -> None:
+    proxy.delay(to_server=3600, to_client=3600)
+    end(proxy)
+    with _connect(proxy) as client:
+        assert _echo(client) == b"ping"
 
 
 def test_the_delay_is_latency_and_not_a_rate(proxy: TcpProxy) -> None:
     proxy.delay(to_server=0.2)
     with _connect(proxy) as client:
         started = time.monotonic()
-        for _ in range(10):
+        for _ in range(20):
             client.sendall(b"x")
-            time.sleep(0.01)
-        _receive(client, 10)
+            time.sleep(0.005)  # so that they are twenty chunks
+        _receive(client, 20)
 
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 20 * 0.2 / 2
 
 
 def _insert_and_commit(database: PostgresDatabase, port: int) -> None:
