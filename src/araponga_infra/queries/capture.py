@@ -21,7 +21,7 @@ from araponga_infra.queries.report import QueryReport
 from araponga_infra.queries.shapes import parameter_shapes, statement_shape
 from araponga_infra.queries.values import CallSite, Statement
 
-__all__ = ["capture", "listen"]
+__all__ = ["capture", "listen", "unseen"]
 
 _logger = logging.getLogger("araponga_infra.queries")
 _open: ContextVar[tuple[_Capture, ...]] = ContextVar("araponga_infra_captures", default=())
@@ -67,6 +67,16 @@ def capture(
     finally:
         own.is_open = False
         _open.set(tuple(other for other in _open.get() if other is not own))
+
+
+@contextmanager
+def unseen() -> Generator[None]:
+    """What this block sends is recorded by no capture."""
+    token = _open.set(())
+    try:
+        yield
+    finally:
+        _open.reset(token)
 
 
 class _Capture:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-__all__ = ["parameter_shapes", "statement_shape"]
+__all__ = ["numbered_placeholders", "parameter_shapes", "statement_shape"]
 
 _LONGEST_SHAPE = 4_000
 _MOST_PARAMETERS = 100
@@ -69,6 +69,46 @@ def _without_value(token: re.Match[str]) -> str:
     if token["comment"] is not None:
         return " "
     return token["identifier"] or "?"
+
+
+_BY_STYLE = {
+    "pyformat": r"%\([^)]*\)s | %s",
+    "format": "%s",
+    "qmark": r"\?",
+    "numeric_dollar": r"\$\d+",
+    "named": r"(?<![:\w]):\w+",
+}
+
+
+def numbered_placeholders(sql: str, *, style: str, prefix: str) -> tuple[str, int]:
+    """The statement with placeholders `$1`, `$2` (or another prefix), the same one for the same name, and their count.
+
+    Args:
+        sql: the text as it went to the driver.
+        style: the driver's `paramstyle`.
+        prefix: what the numbers follow.
+
+    Example:
+        >>> numbered_placeholders("SELECT '%%' WHERE a = %(a)s OR b = %(b)s OR c = %(a)s", style="pyformat", prefix="$")
+        ("SELECT '%' WHERE a = $1 OR b = $2 OR c = $1", 2)
+    """
+    numbers: dict[str, int] = {}
+
+    def numbered(token: re.Match[str]) -> str:
+        placeholder = token["placeholder"]
+        if placeholder is None:
+            return token[0]
+        name = placeholder if placeholder not in {"?", "%s"} else f"{placeholder}{len(numbers)}"
+        return f"{prefix}{numbers.setdefault(name, len(numbers) + 1)}"
+
+    result = _placeholder_pattern(style).sub(numbered, sql)
+    return (result.replace("%%", "%") if "format" in style else result), len(numbers)
+
+
+@lru_cache
+def _placeholder_pattern(style: str) -> re.Pattern[str]:
+    untouched = f"{_COMMENT} | {_DOUBLE_QUOTED} | {_BACKTICKED} | {_TEXT}"
+    return re.compile(rf"(?P<other>{untouched}) | (?P<placeholder>{_BY_STYLE[style]})", re.VERBOSE | re.DOTALL)
 
 
 def parameter_shapes(parameters: Any, *, is_many: bool) -> tuple[tuple[str, ...], int]:
