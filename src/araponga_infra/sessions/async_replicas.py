@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration
+from araponga_infra.sessions.async_monitor import AsyncMonitor
+from araponga_infra.sessions.checks import PrimaryLog, checks_of
 from araponga_infra.sessions.engines import ReadOnlyEngine
 from araponga_infra.sessions.health import Chooser, ReplicaStatus, least_loaded_of_two, limits_of
 from araponga_infra.sessions.replica import Replica
@@ -33,7 +35,7 @@ class AsyncReplicaSet:
     Args:
         primary: a URL or an `AsyncEngine`.
         replicas: URLs or `AsyncEngine`s.
-        max_lag, max_wait, check_interval, choose, clock, observer: as for `ReplicaSet`.
+        max_lag, max_wait, check_interval, check_timeout, choose, clock, observer: as for `ReplicaSet`.
         session_class: the class of the plain session behind each `AsyncSession` that `write` makes.
 
     Raises:
@@ -63,19 +65,26 @@ class AsyncReplicaSet:
         max_lag: Duration = 10,
         max_wait: Duration = 0.25,
         check_interval: Duration = 1.0,
+        check_timeout: Duration = 1.0,
         session_class: type[Session] = Session,
         choose: Chooser = least_loaded_of_two,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> None:
-        limits, clock, report = limits_of(max_lag, max_wait, check_interval), clock or SYSTEM_CLOCK, reporter(observer)
+        clock, report = clock or SYSTEM_CLOCK, reporter(observer)
+        limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._servers = servers_of(primary, replicas, is_async=True, limits=limits, clock=clock, report=report)
         writer = primary if isinstance(primary, AsyncEngine) else AsyncEngine(self._servers.writer)
         self._write = async_sessionmaker(writer, sync_session_class=session_class, expire_on_commit=False)
+        log = PrimaryLog(limits, clock)
+        self._monitor = AsyncMonitor(*checks_of(self._servers, log, clock), limits, clock)
         self._router = Router(
             self._servers, make=_session_on, plain=lambda session: session.sync_session, pause=_pause_with(clock),
+            watch=self._monitor.start, confirm=self._confirm, log=log,
             choose=choose, limits=limits, clock=clock, report=report,
         )  # fmt: skip
+        for replica in self._servers.replicas:
+            replica.returned = self._router.recycle_fallback
 
     @property
     def write(self) -> async_sessionmaker[AsyncSession]:
@@ -114,8 +123,12 @@ class AsyncReplicaSet:
         """What is known of each replica now; asks nobody."""
         return tuple(replica.status for replica in self._servers.replicas)
 
+    def _confirm(self, replica: Replica, timeout_seconds: float) -> None:
+        await_only(self._monitor.confirm(replica, timeout_seconds))
+
     async def aclose(self) -> None:
         """Close the engines that were made here."""
+        await self._monitor.stop()
         for engine in self._servers.owned:
             await AsyncEngine(engine).dispose()
 

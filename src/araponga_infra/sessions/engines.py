@@ -19,7 +19,7 @@ from araponga_infra.urls import async_engine_from_url, database_url, engine_from
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext
 
-__all__ = ["ReadOnlyEngine", "async_own_engine", "guarded", "is_in_memory", "own_engine"]
+__all__ = ["ReadOnlyEngine", "async_own_engine", "at_checkin", "guarded", "is_in_memory", "own_engine"]
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _guarding = threading.Lock()
@@ -33,20 +33,21 @@ class ReadOnlyEngine(OptionEngine):
     is not touched.
     """
 
-    _is_own = False
+    is_own = False
+    """Whether its connections were read-only from the first, and nobody else uses them."""
 
     def __init__(self, proxied: Engine, execution_options: Any) -> None:
         super().__init__(proxied, execution_options)
         self._family = family_of(proxied.dialect)
         self._server = server_for(self._family, proxied.pool)
-        self._is_own = getattr(proxied, "_is_own", False)
+        self.is_own = getattr(proxied, "is_own", False)
         if not isinstance(proxied, ReadOnlyEngine):
             _listen(self, self._family, self._server)
 
     def raw_connection(self) -> PoolProxiedConnection:
         """Every way to a connection comes through here, also the one that replaces an invalidated connection."""
         checked_out = super().raw_connection()
-        if not self._is_own:
+        if not self.is_own:
             self._arm(checked_out)
         return checked_out
 
@@ -57,13 +58,13 @@ class ReadOnlyEngine(OptionEngine):
             checked_out.close()
             raise
         if undo is not None:
-            _at_checkin(checked_out, undo)
+            at_checkin(checked_out, undo)
 
 
 ReadOnlyEngine._option_cls = ReadOnlyEngine
 
 
-def _at_checkin(checked_out: PoolProxiedConnection, undo: Undo) -> None:
+def at_checkin(checked_out: PoolProxiedConnection, undo: Undo) -> None:
     """SQLAlchemy undoes its own isolation levels this way: once, when this checkout ends, before the next begins."""
     record = cast(Any, checked_out)._connection_record
     record.finalize_callback.append(undo)
@@ -136,7 +137,7 @@ def _arm_engine(engine: Engine) -> ReadOnlyEngine:
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", arm)
     only_reads = ReadOnlyEngine(engine, {})
-    only_reads._is_own = True
+    only_reads.is_own = True
     return only_reads
 
 
@@ -156,7 +157,7 @@ def _listen(engine: ReadOnlyEngine, family: Family, server: Server) -> None:
         is_autocommit = str(options.get("isolation_level", "")).upper() == "AUTOCOMMIT"
         dbapi_connection = connection.connection.dbapi_connection
         if is_autocommit and not (
-            engine._is_own and server.keeps_autocommit_read_only(engine.dialect, dbapi_connection)
+            engine.is_own and server.keeps_autocommit_read_only(engine.dialect, dbapi_connection)
         ):
             raise ReadOnlyViolationError(
                 "AUTOCOMMIT would leave the read-only transaction: give the factory a URL instead of an engine, "
@@ -168,7 +169,7 @@ def _listen(engine: ReadOnlyEngine, family: Family, server: Server) -> None:
         _refuse_opening_options(options)
 
     def begin(connection: Connection) -> None:
-        server.begin(connection, engine._is_own)
+        server.begin(connection, engine.is_own)
 
     def translate(context: ExceptionContext) -> None:
         _raise_refusal(context, family, server)

@@ -11,7 +11,9 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration
+from araponga_infra.sessions.checks import PrimaryLog, checks_of
 from araponga_infra.sessions.health import Chooser, ReplicaStatus, least_loaded_of_two, limits_of
+from araponga_infra.sessions.monitor import Monitor
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.sessions.router import Reading, Router, is_worth_another_server
 from araponga_infra.sessions.servers import servers_of
@@ -32,7 +34,8 @@ class ReplicaSet:
         replicas: URLs or engines of streaming standbys; none means that reads go to the primary, read-only.
         max_lag: replicas whose data is older serve no reads; a `timedelta` or seconds.
         max_wait: how long a read waits for a replica to see the caller's write before it goes to the primary.
-        check_interval: how often each replica is looked at, and how soon one that has recovered serves again.
+        check_interval: how often each replica is asked how it is, and how soon one that has recovered serves again.
+        check_timeout: a replica that does not answer for so long hangs: its sessions are broken off.
         session_class: the class of the sessions that `write` makes.
         choose: the host's own choice among the replicas that may serve a read.
         clock, observer: time and telemetry.
@@ -59,18 +62,25 @@ class ReplicaSet:
         max_lag: Duration = 10,
         max_wait: Duration = 0.25,
         check_interval: Duration = 1.0,
+        check_timeout: Duration = 1.0,
         session_class: type[Session] = Session,
         choose: Chooser = least_loaded_of_two,
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> None:
-        limits, clock, report = limits_of(max_lag, max_wait, check_interval), clock or SYSTEM_CLOCK, reporter(observer)
+        clock, report = clock or SYSTEM_CLOCK, reporter(observer)
+        limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._servers = servers_of(primary, replicas, is_async=False, limits=limits, clock=clock, report=report)
         self._write = sessionmaker(self._servers.writer, class_=session_class, expire_on_commit=False)
+        log = PrimaryLog(limits, clock)
+        self._monitor = Monitor(*checks_of(self._servers, log, clock), limits, clock)
         self._router = Router(
             self._servers, make=ReadOnlySession, plain=lambda session: session, pause=clock.sleep,
+            watch=self._monitor.start, confirm=self._monitor.confirm, log=log,
             choose=choose, limits=limits, clock=clock, report=report,
         )  # fmt: skip
+        for replica in self._servers.replicas:
+            replica.returned = self._router.recycle_fallback
 
     @property
     def write(self) -> sessionmaker[Session]:
@@ -130,6 +140,7 @@ class ReplicaSet:
 
     def close(self) -> None:
         """Close the engines that were made here."""
+        self._monitor.stop()
         for engine in self._servers.owned:
             engine.dispose()
 

@@ -12,10 +12,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.sessions.checks import POSITION, STANDBY, PrimaryLog
 from araponga_infra.sessions.engines import ReadOnlyEngine
-from araponga_infra.sessions.health import Answer, Chooser, Limits, ReplicaStatus, is_candidate, needs_contact
+from araponga_infra.sessions.health import Answer, Chooser, Limits, ReplicaStatus, is_candidate, needs_confirmation
 from araponga_infra.sessions.records import FallbackToPrimary, TokenIgnored
-from araponga_infra.sessions.replica import Replica
+from araponga_infra.sessions.replica import Replica, ReplicaUnavailableError
 from araponga_infra.sessions.server import sqlstate_of
 from araponga_infra.sessions.servers import Servers
 from araponga_infra.sessions.session import ReadOnlySession
@@ -26,14 +27,13 @@ __all__ = ["Reading", "Router", "is_worth_another_server"]
 
 S = TypeVar("S")
 
-_CONTACT = text("SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, current_setting('transaction_isolation')")
+_CONTACT = text(STANDBY)
+_POSITION = text(POSITION)
 _TOKEN = text(
     "SELECT CASE WHEN current_setting('synchronous_commit') = 'off' "
     "THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn() END::text"
 )
-_POSITION = text("SELECT pg_current_wal_insert_lsn()::text")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
-_NOT_CONNECTED = (DBAPIError, PoolTimeoutError, OSError)
 _CONFLICT_STATES = frozenset(("40001", "40P01", "57P01", "57P02", "57P03", "57P04"))
 
 
@@ -64,6 +64,8 @@ class Router(Generic[S]):
         make: a session on an engine, as the shell hands it out.
         plain: the plain session behind it.
         pause: wait so many seconds, in the shell's way.
+        watch: start the checks of the servers, if they do not run yet.
+        confirm: have a replica asked now, and wait at most so many seconds for its answer.
     """
 
     def __init__(
@@ -73,6 +75,9 @@ class Router(Generic[S]):
         make: Callable[[ReadOnlyEngine], S],
         plain: Callable[[S], ReadOnlySession],
         pause: Callable[[float], None],
+        watch: Callable[[], None],
+        confirm: Callable[[Replica, float], None],
+        log: PrimaryLog,
         choose: Chooser,
         limits: Limits,
         clock: Clock,
@@ -85,11 +90,14 @@ class Router(Generic[S]):
         self._make = make
         self._plain = plain
         self._pause = pause
+        self._watch = watch
+        self._confirm = confirm
+        self._log = log
         self._choose = choose
         self._limits = limits
         self._clock = clock
         self._report = report
-        self._known_position = 0
+        self._has_fallen_back = False
 
     # Tokens
 
@@ -99,7 +107,7 @@ class Router(Generic[S]):
     def _ask_primary(self, question: TextClause) -> int:
         with self._asked_for_tokens.connect() as connection:
             position = reachable(position_of(str(connection.scalar(question))))
-        self._known_position = max(self._known_position, position)
+        self._log.seen(position)
         return position
 
     def _wanted(self, after: WriteToken | str | None) -> int:
@@ -130,6 +138,7 @@ class Router(Generic[S]):
         """A session on a server that has seen `after`; the primary when no replica can serve it in time."""
         if fresh or not self._replicas:
             return Reading(self._make(self._primary), None)
+        self._watch()
         started = self._clock.monotonic()
         wanted = self._wanted(after)
         deadline = started + self._limits.max_wait_seconds
@@ -137,19 +146,39 @@ class Router(Generic[S]):
         while candidates := self._candidates(tried, wanted):
             replica = self._replicas[self._choose(candidates).replica]
             tried.add(replica.status.replica)
-            session = self._open_on(replica, wanted, deadline)
-            if session is not None:
-                return Reading(session, replica)
+            if self._is_confirmed(replica, deadline):
+                session = self._open_on(replica, wanted, deadline)
+                if session is not None:
+                    return Reading(session, replica)
+        return self._fall_back(wanted, started)
+
+    def _fall_back(self, wanted: int, started: float) -> Reading[S]:
+        self._has_fallen_back = True
         if self._report is not None:
-            reason = "no replica is available" if not wanted else "no replica has seen the write in time"
+            reason = "no replica has seen the write in time" if wanted else "no replica is available"
             self._report(FallbackToPrimary(reason, self._clock.monotonic() - started))
         return Reading(self._make(self._primary), None)
 
+    def recycle_fallback(self) -> None:
+        """Close the connections to the primary that were only opened for want of a replica."""
+        if self._has_fallen_back and self._primary.is_own:
+            self._has_fallen_back = False
+            self._primary.dispose()
+
     def _candidates(self, tried: set[str], wanted: int) -> list[ReplicaStatus]:
-        now = self._clock.monotonic()
+        """Those that may serve; preferably those that have seen the write, and of these those just heard of."""
         left = [replica.status for name, replica in self._replicas.items() if name not in tried]
-        left = [status for status in left if is_candidate(status, now, self._limits)]
-        return [status for status in left if status.position >= wanted] or left
+        left = [status for status in left if is_candidate(status)]
+        left = [status for status in left if status.position >= wanted] or left
+        now = self._clock.monotonic()
+        return [status for status in left if not needs_confirmation(status, now)] or left
+
+    def _is_confirmed(self, replica: Replica, deadline: float) -> bool:
+        now = self._clock.monotonic()
+        if needs_confirmation(replica.status, now):
+            self._confirm(replica, deadline - now)
+        status = replica.status
+        return status.is_available and not needs_confirmation(status, self._clock.monotonic())
 
     def _open_on(self, replica: Replica, wanted: int, deadline: float) -> S | None:
         session = self._make(replica.engine)
@@ -159,8 +188,11 @@ class Router(Generic[S]):
         try:
             plain.connection()
             is_open = self._has_reached(plain, replica, wanted, deadline)
-        except _NOT_CONNECTED as error:
+        except (ReplicaUnavailableError, PoolTimeoutError):
+            pass  # taken out meanwhile, or full
+        except Exception as error:
             replica.failed(f"unreachable: {type(error).__name__}")
+            replica.wake()
         finally:
             if not is_open:
                 replica.leave()
@@ -168,7 +200,7 @@ class Router(Generic[S]):
         return session if is_open else None
 
     def _has_reached(self, session: ReadOnlySession, replica: Replica, wanted: int, deadline: float) -> bool:
-        if not needs_contact(replica.status, wanted, self._clock.monotonic(), self._limits):
+        if replica.status.position >= wanted:
             return True
         pause = _FIRST_PAUSE
         is_plausible = False
@@ -187,9 +219,6 @@ class Router(Generic[S]):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _contact(self, session: ReadOnlySession) -> Answer:
-        if not self._has_tokens:
-            session.scalar(text("SELECT 1"))
-            return Answer(is_standby=True, position=0)
         is_standby, position, isolation = session.execute(_CONTACT).one()
         if isolation != "read committed":
             # Its snapshot was taken by the question, and may be older than the answer.
@@ -198,7 +227,7 @@ class Router(Generic[S]):
 
     def _is_plausible(self, wanted: int) -> bool:
         """What the primary has not reached either is forged, or from before a restore: nobody waits for it."""
-        if wanted <= self._known_position or wanted <= self._ask_primary(_POSITION):
+        if wanted <= self._log.history.newest or wanted <= self._ask_primary(_POSITION):
             return True
         self._ignore_token("ahead of the primary")
         return False

@@ -54,7 +54,7 @@ class ReadOnlySession(Session):
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
         bind = super().get_bind(*args, **options)
-        return bind if bind.__class__ is ReadOnlyEngine else _read_only(bind)
+        return bind if isinstance(bind, ReadOnlyEngine) else _read_only(bind)
 
     # What writes
 
