@@ -14,14 +14,14 @@ from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_session
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.util import await_only
 
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["AfterCommit", "AnySession", "after_commit", "sync_session"]
+__all__ = ["AfterCommit", "AnySession", "after_commit", "is_async_session", "sync_session"]
 
 AnySession: TypeAlias = "Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]"
 AfterCommit: TypeAlias = Callable[[], Awaitable[object] | None]
@@ -49,6 +49,16 @@ def sync_session(session: AnySession) -> Session:
     raise InvalidArgumentError(
         f"session is a {type(session).__name__}: pass a SQLAlchemy Session or AsyncSession, whose COMMIT will decide"
     )
+
+
+def is_async_session(session: AnySession) -> bool:
+    """Whether what follows the COMMIT of a session may be awaited.
+
+    True also for the plain `Session` inside an AsyncSession, as `run_sync` hands it over.
+    """
+    if isinstance(session, (AsyncSession, async_scoped_session)):
+        return True
+    return async_session(sync_session(session)) is not None
 
 
 def after_commit(session: AnySession, callback: AfterCommit) -> None:

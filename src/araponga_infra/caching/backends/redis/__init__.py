@@ -1,0 +1,1 @@
+"""Entries in Redis, and everything that may go wrong with it."""

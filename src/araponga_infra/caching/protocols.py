@@ -1,0 +1,198 @@
+"""What a distributed cache is, in its plain and its async form; `araponga_infra.testing.caching` checks any
+implementation against it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+
+from typing_extensions import TypeForm
+
+from araponga_infra.caching.keys import CacheKey
+from araponga_infra.caching.values import CachePolicy, Forever, Loaded
+from araponga_infra.clock import Duration
+from araponga_infra.transactions import AnySession
+
+if TYPE_CHECKING:
+    from araponga_infra.caching.regions import AsyncCacheRegion, CacheRegion
+
+__all__ = ["AsyncDistributedCacheService", "DistributedCacheService"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class DistributedCacheService(Protocol):
+    """A cache that several instances of a service share.
+
+    Keys are strings, as `key("territory", 42)` makes, or tuples of parts. Values are written as JSON and come back as
+    `type`, the same on every backend and for the caller that loaded them; without a type they come back as JSON
+    builtins. None is a value. No call raises because Redis is away, and each ends within its time budget.
+
+    Safe for threads, and for processes that fork.
+    """
+
+    @overload
+    def get(self, key: CacheKey, default: None = None, *, type: TypeForm[T]) -> T | None: ...
+    @overload
+    def get(self, key: CacheKey, default: D, *, type: TypeForm[T]) -> T | D: ...
+    @overload
+    def get(self, key: CacheKey, default: Any = None) -> Any: ...
+    def get(self, key: CacheKey, default: Any = None, *, type: Any = Any) -> Any:
+        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None."""
+        ...
+
+    def set(
+        self, key: CacheKey, value: object, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
+    ) -> None:
+        """Store a value for `ttl` (None: the cache's default), whatever was there."""
+        ...
+
+    def delete(self, key: CacheKey) -> None:
+        """Remove a key everywhere. A load of it that is under way is not stored."""
+        ...
+
+    def delete_many(self, keys: Iterable[CacheKey]) -> None:
+        """Remove keys everywhere."""
+        ...
+
+    def delete_by_pattern(self, pattern: str) -> None:
+        """Remove the keys that match a glob such as `territory:*`."""
+        ...
+
+    def delete_by_tag(self, tag: str) -> None:
+        """Remove everything that was stored with a tag."""
+        ...
+
+    def clear(self) -> None:
+        """Remove everything in this cache's namespace."""
+        ...
+
+    def exists(self, key: CacheKey) -> bool:
+        """Whether `get` would find the key."""
+        ...
+
+    @overload
+    def get_many(self, keys: Iterable[CacheKey], *, type: TypeForm[T]) -> dict[CacheKey, T]: ...
+    @overload
+    def get_many(self, keys: Iterable[CacheKey]) -> dict[CacheKey, Any]: ...
+    def get_many(self, keys: Iterable[CacheKey], *, type: Any = Any) -> dict[CacheKey, Any]:
+        """The values of those keys that are there."""
+        ...
+
+    def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
+        """Store several values."""
+        ...
+
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], T | Loaded[T]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T] | None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T:
+        """The value of a key; on a miss one caller loads it and the others wait for that load."""
+        ...
+
+    def delete_in(self, session: AnySession, key: CacheKey) -> None:
+        """Remove a key after the COMMIT of that session's transaction, and never on rollback."""
+        ...
+
+    def region(
+        self, name: str, type: TypeForm[T], ttl: Duration | Forever | None = None, *, policy: CachePolicy | None = None
+    ) -> CacheRegion[T]:
+        """A typed view on the keys `name:id`."""
+        ...
+
+    def close(self) -> None:
+        """Give back threads and connections."""
+        ...
+
+
+class AsyncDistributedCacheService(Protocol):
+    """The same for async code; what does no I/O (`delete_in`, `region`) is a plain method here, too.
+
+    Safe for several event loops in one process, for threads that run them, and for processes that fork.
+    """
+
+    @overload
+    async def get(self, key: CacheKey, default: None = None, *, type: TypeForm[T]) -> T | None: ...
+    @overload
+    async def get(self, key: CacheKey, default: D, *, type: TypeForm[T]) -> T | D: ...
+    @overload
+    async def get(self, key: CacheKey, default: Any = None) -> Any: ...
+    async def get(self, key: CacheKey, default: Any = None, *, type: Any = Any) -> Any:
+        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None."""
+        ...
+
+    async def set(
+        self, key: CacheKey, value: object, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
+    ) -> None:
+        """Store a value for `ttl` (None: the cache's default), whatever was there."""
+        ...
+
+    async def delete(self, key: CacheKey) -> None:
+        """Remove a key everywhere. A load of it that is under way is not stored."""
+        ...
+
+    async def delete_many(self, keys: Iterable[CacheKey]) -> None:
+        """Remove keys everywhere."""
+        ...
+
+    async def delete_by_pattern(self, pattern: str) -> None:
+        """Remove the keys that match a glob such as `territory:*`."""
+        ...
+
+    async def delete_by_tag(self, tag: str) -> None:
+        """Remove everything that was stored with a tag."""
+        ...
+
+    async def clear(self) -> None:
+        """Remove everything in this cache's namespace."""
+        ...
+
+    async def exists(self, key: CacheKey) -> bool:
+        """Whether `get` would find the key."""
+        ...
+
+    @overload
+    async def get_many(self, keys: Iterable[CacheKey], *, type: TypeForm[T]) -> dict[CacheKey, T]: ...
+    @overload
+    async def get_many(self, keys: Iterable[CacheKey]) -> dict[CacheKey, Any]: ...
+    async def get_many(self, keys: Iterable[CacheKey], *, type: Any = Any) -> dict[CacheKey, Any]:
+        """The values of those keys that are there."""
+        ...
+
+    async def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
+        """Store several values."""
+        ...
+
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Awaitable[T | Loaded[T]]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T] | None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T:
+        """The value of a key; on a miss one load runs, in a task of its own, and all callers wait for it."""
+        ...
+
+    def delete_in(self, session: AnySession, key: CacheKey) -> None:
+        """Remove a key after the COMMIT of that AsyncSession's transaction, and never on rollback."""
+        ...
+
+    def region(
+        self, name: str, type: TypeForm[T], ttl: Duration | Forever | None = None, *, policy: CachePolicy | None = None
+    ) -> AsyncCacheRegion[T]:
+        """A typed view on the keys `name:id`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give back threads and connections."""
+        ...
