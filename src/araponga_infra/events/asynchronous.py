@@ -1,0 +1,495 @@
+"""The processor for async hosts: its workers are tasks of the host's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+from uuid import UUID
+
+from araponga_infra.backoff import Backoff
+from araponga_infra.clock import Duration, to_seconds
+from araponga_infra.events.dispatch import Dispatch, Job, SlotKind
+from araponga_infra.events.errors import ProcessorStateError, QueueFullError
+from araponga_infra.events.feed import Feed, Step, new_owner
+from araponga_infra.events.inline import Tally, inline_wants
+from araponga_infra.events.letters import AsyncDeadLetters
+from araponga_infra.events.processor import LINGER_SECONDS, REFRESH_SECONDS, ROOM_WAIT_SECONDS, Phase, Processor
+from araponga_infra.events.protocols import (
+    AsyncEventStore,
+    AsyncTransactionalStore,
+    LeaseKeeper,
+    Settlement,
+    WakeListener,
+)
+from araponga_infra.events.pulse import Pulse
+from araponga_infra.events.records import DeliveriesFenced, LeaseRenewed, StoreRecovered, StoreUnavailable
+from araponga_infra.events.signals import AsyncSignal
+from araponga_infra.events.slots import AsyncRunner, Runner, TaskSlots, ThreadSlots
+from araponga_infra.events.values import EventStats, Message, Receipt, RunReport
+from araponga_infra.transactions import AnySession
+
+__all__ = ["AsyncBackgroundEventProcessor"]
+
+T = TypeVar("T")
+_RETRY_STORE = Backoff(initial=0.05, maximum=0.5)
+_INLINE_LEASE_SECONDS = 60.0
+_SETTLE_SECONDS = 1.0
+_logger = logging.getLogger("araponga_infra.events")
+
+
+class AsyncBackgroundEventProcessor(Processor):
+    """Publishes events and runs their handlers as tasks of the event loop it was started on, for async hosts.
+
+    Takes the arguments of `Processor`. Both async and sync handlers: sync ones run in threads. Publishing works from
+    any thread and any event loop once started, and before on the loop that will start it. Belongs to one event loop and
+    one process: start it after forking.
+
+    Example:
+        >>> async with AsyncBackgroundEventProcessor(SqlAlchemyEventStore(engine), routers=[router]) as events:
+        ...     await events.publish(PostPublished(post_id=1))
+    """
+
+    _running: _Running | None = None
+    _store: AsyncEventStore | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    # -- living
+
+    async def start(self) -> None:
+        """Record the subscriptions, and with `consume` begin to run handlers.
+
+        Raises:
+            SessionMismatchError: a handler asks for a session that the store cannot give.
+            ProcessorStateError: started before.
+        """
+        if self._phase is not Phase.NEW:
+            raise ProcessorStateError(f"start() was called on a processor that is {self._phase.value}: make a new one")
+        if self._consume:
+            self._check_sessions()
+        self._loop = asyncio.get_running_loop()
+        names = await self._register()
+        if self._consume:
+            self._running = _Running(self, self._opened(), names)
+            await self._running.start()
+        self._phase = Phase.RUNNING
+
+    async def stop(self, grace: Duration = 25.0) -> None:
+        """Stop: running handlers have `grace`, a `timedelta` or seconds, to finish; the rest is given back.
+
+        A store in memory is worked off within that time as far as possible: what it still holds then is lost with the
+        process. Events can be published until this returns. Calling it again does nothing.
+        """
+        grace_seconds = to_seconds(grace, "grace")
+        if self._phase in (Phase.STOPPED, Phase.STOPPING):
+            return
+        self._phase = Phase.STOPPING
+        try:
+            if self._running is not None:
+                await self._running.stop(grace_seconds)
+        finally:
+            self._running = None
+            self._phase = Phase.STOPPED
+            if self._store is not None:
+                await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _opened(self) -> AsyncEventStore:
+        if self._store is None:
+            self._store = self._source.async_store(self._given_clock)
+        return self._store
+
+    async def _register(self) -> Mapping[str, str]:
+        self._has_registered = True
+        return await self._opened().register(self._catalog.subscriptions)
+
+    async def _at_home(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop that the store's connections belong to."""
+        home = self._loop
+        if home is None or home is asyncio.get_running_loop() or not home.is_running():
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, home))
+
+    # -- publishing
+
+    async def publish(
+        self,
+        event: object,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        ordering_key: str | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> UUID:
+        """Hand an event to the store; handlers run later and elsewhere.
+
+        Args:
+            event: of a class with `@event`.
+            delay: not before so long from now, a `timedelta` or seconds.
+            at: not before this moment, timezone-aware.
+            ordering_key: events of one key reach each handler one at a time, in the order of COMMIT.
+            idempotency_key: a second event of this name and key is not accepted within the window; its id is the
+                first one's.
+            headers: texts for `DeliveryContext.headers`.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            UnknownEventError, PayloadError: not an event, or fields of wrong types.
+            UnsupportedByStoreError: the store keeps no order.
+            QueueFullError: a store in memory is full, and `when_full="raise"`.
+            ProcessorStateError: after `stop`.
+        """
+        message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
+        await self._at_home(self._append([message]))
+        return message.event_id
+
+    async def publish_many(
+        self,
+        events: Iterable[object],
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        ordering_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[UUID]:
+        """Hand many events to the store at once, all or none; as `publish` otherwise."""
+        messages = [self._message(each, delay, at, ordering_key, None, headers) for each in events]
+        if messages:
+            await self._at_home(self._append(messages))
+        return [each.event_id for each in messages]
+
+    def publish_in(
+        self,
+        session: AnySession,
+        event: object,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        ordering_key: str | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> UUID:
+        """Publish with a transaction: the event is written by `session`'s COMMIT, and not without it.
+
+        A plain call, as `session.add`. The row is written right before COMMIT, on the session's connection. The session
+        needs to be on the database of the processor's store.
+
+        Args:
+            session: a `Session`, `AsyncSession` or a scoped form.
+            event, delay, at, ordering_key, idempotency_key, headers: as in `publish`.
+
+        Raises:
+            UnsupportedByStoreError: not a SQL store.
+        """
+        return self._publish_in(self._wake, session, event, delay, at, ordering_key, idempotency_key, headers)
+
+    async def _append(self, messages: Sequence[Message]) -> None:
+        self._check_may_publish()
+        if not self._has_registered:
+            await self._register()
+        store = self._opened()
+        while True:
+            try:
+                appended = await store.append(messages, capacity=self._capacity)
+            except QueueFullError:
+                if not self._may_wait_for_room(len(messages)):
+                    raise
+                await store.wait_for_room(self._capacity or 0, ROOM_WAIT_SECONDS)
+                self._check_may_publish()
+            else:
+                break
+        self._note_appended(len(messages), appended)
+        self._wake()
+
+    def _wake(self) -> None:
+        running = self._running
+        if running is not None:
+            running.signal.set()
+
+    # -- looking
+
+    async def stats(self) -> EventStats:
+        """How the queue stands, in total and per event and handler."""
+        return await self._at_home(self._opened().stats())
+
+    @property
+    def dead_letters(self) -> AsyncDeadLetters:
+        """Deliveries that ended without success."""
+        return AsyncDeadLetters(self._opened, self._clock, self._wake)
+
+    async def forget_handler(self, handler: str) -> None:
+        """Take a handler that no longer exists out of service: what waits for it becomes dead letters."""
+        await self._at_home(self._opened().forget(handler))
+
+    # -- tests and scripts
+
+    async def run_until_idle(self, *, skip_delays: bool = True, raise_dead: bool = True) -> RunReport:
+        """Run handlers until nothing is left to run, in this task unless the processor consumes already.
+
+        Sync handlers then run in this thread as well and hold up the event loop.
+
+        Args:
+            skip_delays: treat delayed events and retries as due; otherwise those of later stay.
+            raise_dead: raise what a handler raised when that ended in a dead letter; several as an ExceptionGroup.
+
+        Raises:
+            SessionMismatchError: a handler asks for a session that the store cannot give.
+            ProcessorStateError: after `stop`.
+        """
+        self._check_may_publish()
+        if self._running is not None:
+            tally = await self._at_home(self._running.wait_until_idle(skip_delays))
+        else:
+            self._check_sessions()
+            tally = await _run_inline(self, self._opened(), await self._register(), skip_delays)
+        if raise_dead:
+            tally.raise_dead()
+        return tally.report()
+
+    def _runner(self, dispatch: Dispatch) -> Runner:
+        return Runner(dispatch, self._clock, self._context_publish_in(), None)
+
+    def _async_runner(self, dispatch: Dispatch, store: AsyncEventStore) -> AsyncRunner:
+        return AsyncRunner(dispatch, self._clock, self._context_publish_in(), _in_session(store))
+
+    def _context_publish_in(self) -> Callable[..., UUID] | None:
+        return self.publish_in if self._source.capabilities.transactions else None
+
+
+def _in_session(store: AsyncEventStore) -> Callable[[Receipt, Callable[[Any], Any]], Any] | None:
+    return cast(AsyncTransactionalStore, store).run_in_session if store.capabilities.transactions else None
+
+
+class _Running:
+    """The tasks and threads of a consuming processor, from start to stop."""
+
+    def __init__(
+        self, processor: AsyncBackgroundEventProcessor, store: AsyncEventStore, names: Mapping[str, str]
+    ) -> None:
+        self._processor = processor
+        self._store = store
+        self._report = processor._report
+        self._dispatch = processor._new_dispatch()
+        self._dispatch.learn(names)
+        self._feed: Feed = processor._new_feed(self._dispatch)
+        self.signal = AsyncSignal()
+        size = processor._max_concurrency
+        self._tasks = TaskSlots(self._dispatch, size, processor._async_runner(self._dispatch, store))
+        self._threads = ThreadSlots(self._dispatch, size, processor._runner(self._dispatch), self._report)
+        self._dispatch.on_ready = self._notify
+        self._dispatch.on_settled = self.signal.set
+        self._pulse: Pulse | None = None
+        self._listener: WakeListener | None = None
+        self._fetcher: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._ignore_due = False
+        self._failures = 0
+        self._failing_since = 0.0
+        self._refreshed_at = time.monotonic()
+        self._is_uncertain = False
+
+    async def start(self) -> None:
+        processor = self._processor
+        await self._store.join(self._feed.owner, processor._lease_seconds)
+        self._listener = self._store.listen(self.signal.set)
+        self._pulse = Pulse(
+            self._open_keeper, self._dispatch, owner=self._feed.owner, lease_seconds=processor._lease_seconds,
+            on_lost=self._renew, on_reaped=self._note_reaped, on_overdue=self._time_out,
+            names=lambda: self._dispatch.names,
+        )  # fmt: skip
+        self._tasks.start()
+        self._pulse.start()
+        self._fetcher = asyncio.create_task(self._fetch(), name="araponga-events-fetch")
+
+    def _open_keeper(self) -> LeaseKeeper:
+        return self._store.lease_keeper()
+
+    def _notify(self, kind: SlotKind) -> None:
+        (self._threads if kind is SlotKind.THREAD else self._tasks).notify()
+
+    def _note_reaped(self, reaped: Any) -> None:
+        self._processor._note_reaped(self._feed, reaped)
+        if reaped.rescued or reaped.has_suspects:
+            self.signal.set()
+
+    def _renew(self, owner: str) -> None:
+        self._feed.owner = owner
+        self._dispatch.drop_buffered()
+        if self._report is not None:
+            self._report(LeaseRenewed())
+        self.signal.set()
+
+    def _time_out(self, job: Job) -> None:
+        (self._threads if job.plan.kind is SlotKind.THREAD else self._tasks).time_out(job)
+
+    # -- fetching
+
+    async def _fetch(self) -> None:
+        while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
+            step = self._feed.plan()
+            try:
+                await self._refresh()
+                if step.is_needed:
+                    await self._exchange(step)
+            except asyncio.CancelledError:
+                self._feed.restore(step)
+                raise
+            except Exception as error:
+                self._feed.restore(step)
+                await self._note_failure(error)
+                continue
+            self._note_recovery()
+            if not self._dispatch.is_flushed or (step.wants and self._dispatch.wants() and not self._feed.is_dry):
+                await asyncio.sleep(0)
+                continue
+            await self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
+
+    async def _exchange(self, step: Step) -> None:
+        if self._is_uncertain:
+            await self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
+            self._is_uncertain = False
+        if step.is_alone:
+            exchange = await self._store.claim_alone(step.owner, self._dispatch.names)
+        else:
+            exchange = await self._store.exchange(
+                step.owner, step.completed, step.settlements, step.wants, ignore_due=self._ignore_due
+            )
+        self._feed.took(step, exchange)
+        if exchange.fenced and self._report is not None:
+            self._report(DeliveriesFenced(exchange.fenced))
+
+    async def _refresh(self) -> None:
+        """Learn now and then what other processes have renamed."""
+        now = time.monotonic()
+        if now - self._refreshed_at >= REFRESH_SECONDS and not self._is_stopping:
+            self._refreshed_at = now
+            self._dispatch.learn(await self._processor._register())
+
+    async def _note_failure(self, error: Exception) -> None:
+        self._is_uncertain = True
+        self._failures += 1
+        if self._failures == 1:
+            self._failing_since = time.monotonic()
+            _logger.warning("the event store does not answer (%s); trying on", type(error).__name__)
+            if self._report is not None:
+                self._report(StoreUnavailable(type(error).__name__))
+        await asyncio.sleep(_RETRY_STORE.delay(self._failures))
+
+    def _note_recovery(self) -> None:
+        if not self._failures:
+            return
+        self._failures = 0
+        seconds = time.monotonic() - self._failing_since
+        _logger.warning("the event store answers again after %.1f s", seconds)
+        if self._report is not None:
+            self._report(StoreRecovered(seconds))
+
+    # -- stopping
+
+    async def stop(self, grace_seconds: float) -> None:
+        deadline = time.monotonic() + grace_seconds
+        if not self._store.capabilities.is_durable:
+            await self._wait_for_empty_store(deadline)
+        self._feed.is_draining = True
+        self._dispatch.give_back_buffered()
+        await self._wait_for_handlers(deadline)
+        self._dispatch.give_back_buffered()
+        await self._tasks.close(_SETTLE_SECONDS)
+        await asyncio.to_thread(self._threads.close, 0.0 if self._dispatch.is_idle else _SETTLE_SECONDS)
+        self._is_stopping = True
+        self.signal.set()
+        if self._fetcher is not None:
+            await asyncio.wait([self._fetcher], timeout=max(_SETTLE_SECONDS, deadline - time.monotonic()))
+            self._fetcher.cancel()
+        await self._close()
+
+    async def _wait_for_handlers(self, deadline: float) -> None:
+        """Look now and then; what is waited for is partly other threads' work, which tells nobody."""
+        while not self._dispatch.is_idle and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def _wait_for_empty_store(self, deadline: float) -> None:
+        while time.monotonic() < deadline and await self._store.pending(self._dispatch.names):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def _close(self) -> None:
+        await asyncio.to_thread(self._close_threads)
+        try:
+            await self._store.leave(self._feed.owner)
+        except Exception as error:
+            _logger.warning("leaving the event store failed (%s): the lease will run out", type(error).__name__)
+
+    def _close_threads(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._pulse is not None:
+            self._pulse.close()
+
+    async def wait_until_idle(self, skip_delays: bool) -> Tally:
+        tally = Tally(self._dispatch, self._processor._clock)
+        self._ignore_due = skip_delays
+        try:
+            while not await self._is_idle(skip_delays):
+                self.signal.set()
+                await asyncio.sleep(0.005)
+        finally:
+            self._ignore_due = False
+        return tally
+
+    async def _is_idle(self, skip_delays: bool) -> bool:
+        if await self._store.pending(self._dispatch.names, ignore_due=skip_delays):
+            return False
+        return self._dispatch.is_idle and self._dispatch.is_flushed
+
+
+async def _run_inline(
+    processor: AsyncBackgroundEventProcessor, store: AsyncEventStore, names: Mapping[str, str], skip_delays: bool
+) -> Tally:
+    """Claim and run in this task, one delivery after the other."""
+    dispatch = processor._new_dispatch(max_concurrency=1)
+    dispatch.learn(names)
+    tally = Tally(dispatch, processor._clock)
+    runner, async_runner = processor._runner(dispatch), processor._async_runner(dispatch, store)
+    owner, completed, settlements = new_owner(), list[Receipt](), list[Settlement]()
+    await store.join(owner, _INLINE_LEASE_SECONDS)
+    try:
+        while True:
+            alone = await store.claim_alone(owner, dispatch.names)
+            exchange = await store.exchange(
+                owner, completed, settlements, inline_wants(dispatch), ignore_due=skip_delays
+            )
+            completed, settlements = [], []
+            if not alone.deliveries and tally.is_over(exchange):
+                return tally
+            dispatch.add(owner, alone.deliveries, is_alone=True)
+            dispatch.add(owner, exchange.deliveries)
+            await _run_all(dispatch, runner, async_runner)
+            completed, settlements = dispatch.outcome_batch()
+    finally:
+        await store.exchange(owner, completed, settlements, ())
+        await store.leave(owner)
+
+
+async def _run_all(dispatch: Dispatch, runner: Runner, async_runner: AsyncRunner) -> None:
+    while True:
+        if (job := dispatch.take(SlotKind.TASK)) is not None:
+            await async_runner.within_timeout(job)
+        elif (job := dispatch.take(SlotKind.THREAD)) is not None:
+            runner(job)
+        else:
+            return

@@ -1,0 +1,97 @@
+"""What one processor or bus knows: its handlers by name, its events by name, and how to read older payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from araponga_infra.events.errors import DuplicateHandlerError
+from araponga_infra.events.handlers import Handler
+from araponga_infra.events.lifecycle import Postponed, Quarantined
+from araponga_infra.events.router import EventRouter, Upcaster
+from araponga_infra.events.types import Codec, codec_of
+from araponga_infra.events.values import DeadReason, Delivery, Subscription
+
+__all__ = ["Catalog"]
+
+_NEWER_VERSION_WAIT_SECONDS = 5.0
+_NEWER_VERSION_PATIENCE_SECONDS = 3600.0
+
+
+class Catalog:
+    """Handlers and event types; filled before the start, only read afterwards."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+        self._former: dict[str, str] = {}
+        self._codecs: dict[str, Codec] = {}
+        self._classes: dict[str, type[Any]] = {}
+        self._upcasters: dict[tuple[str, int], Upcaster] = {}
+
+    def include(self, router: EventRouter) -> None:
+        """
+        Raises:
+            DuplicateHandlerError: a handler's name or alias is taken, or another class has the event's name.
+        """
+        for handler in router.handlers:
+            self._add(handler)
+        for upcaster in router.upcasters:
+            self._upcasters[upcaster.event_name, upcaster.from_version] = upcaster
+
+    def _add(self, handler: Handler) -> None:
+        for name in (handler.name, *handler.aliases):
+            if name in self.handlers or name in self._former:
+                raise DuplicateHandlerError(
+                    f"handler {handler.name!r}: the name {name!r} is taken already; pass name= or give the router "
+                    "a prefix, and include each router once"
+                )
+        known = self._classes.setdefault(handler.event_type.name, handler.event_class)
+        if known is not handler.event_class:
+            raise DuplicateHandlerError(
+                f"event {handler.event_type.name!r} is the name of two classes, {known.__qualname__} and "
+                f"{handler.event_class.__qualname__}: names of events are unique"
+            )
+        self.handlers[handler.name] = handler
+        self._former.update(dict.fromkeys(handler.aliases, handler.name))
+        self._codecs[handler.event_type.name] = codec_of(handler.event_class)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return tuple(Subscription(each.name, each.event_type.name, each.aliases) for each in self.handlers.values())
+
+    def of_event(self, event_name: str) -> Iterable[Handler]:
+        return [each for each in self.handlers.values() if each.event_type.name == event_name]
+
+    def read(self, delivery: Delivery, now: float) -> Any:
+        """The event of `delivery`; or, as a value, why it cannot be read here: `Quarantined` or `Postponed`."""
+        codec = self._codecs.get(delivery.name)
+        if codec is None:
+            return Quarantined(DeadReason.UNKNOWN_EVENT, f"no handler here knows an event named {delivery.name!r}")
+        try:
+            if delivery.version == codec.version:
+                return codec.decode(delivery.payload)
+            if delivery.version > codec.version:
+                return _newer(delivery, codec, now)
+            return self._read_older(delivery, codec)
+        except Exception as error:
+            return Quarantined(DeadReason.UNDECODABLE, f"{type(error).__name__} while reading the payload")
+
+    def _read_older(self, delivery: Delivery, codec: Codec) -> Any:
+        content: dict[str, Any] = msgspec.json.decode(delivery.payload)
+        for version in range(delivery.version, codec.version):
+            upcaster = self._upcasters.get((delivery.name, version))
+            if upcaster is None:
+                return Quarantined(DeadReason.NO_UPCASTER, f"no upcaster from version {version} of {delivery.name!r}")
+            content = upcaster.convert(content)
+        return codec.decode(msgspec.json.encode(content))
+
+
+def _newer(delivery: Delivery, codec: Codec, now: float) -> Quarantined | Postponed:
+    """During a rolling deploy a newer instance will take it; once that is long over, somebody has to look."""
+    if now - delivery.published_at < _NEWER_VERSION_PATIENCE_SECONDS:
+        return Postponed(_NEWER_VERSION_WAIT_SECONDS)
+    return Quarantined(
+        DeadReason.NEWER_VERSION, f"version {delivery.version} is newer than version {codec.version} known here"
+    )

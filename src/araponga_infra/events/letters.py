@@ -1,0 +1,206 @@
+"""Dead letters, for people: look, try again, throw away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+
+from araponga_infra.clock import Clock, Duration, to_seconds
+from araponga_infra.events.errors import DeadLetterNotFoundError
+from araponga_infra.events.lifecycle import positive
+from araponga_infra.events.protocols import AsyncEventStore, EventStore
+from araponga_infra.events.values import DeadFilter, DeadLetter, DeadReason, Page
+
+__all__ = ["AsyncDeadLetters", "DeadLetters"]
+
+_BATCH = 200
+OnProgress = Callable[[int], object]
+
+
+class DeadLetters:
+    """The dead letters of a store. Iterable, oldest first; letters that are redriven meanwhile do not come again."""
+
+    def __init__(self, store: Callable[[], EventStore], clock: Clock, wake: Callable[[], object]) -> None:
+        self._open = store
+        self._clock = clock
+        self._wake = wake
+
+    def list(
+        self,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page[DeadLetter]:
+        """Some dead letters, oldest first.
+
+        Args:
+            event: only of this event's name.
+            handler: only of this handler's name in the store.
+            reason: only with this reason.
+            limit: at most so many.
+            after: the `next` of the page before.
+        """
+        wanted = DeadFilter(event, handler, reason)
+        return self._open().dead_page(wanted, positive(limit, "limit"), after)
+
+    def get(self, letter: str) -> DeadLetter:
+        """
+        Raises:
+            DeadLetterNotFoundError: there is none of that id.
+        """
+        return _found(self._open().dead_letter(letter), letter)
+
+    def redrive(self, letter: str) -> None:
+        """Try one again, with all its attempts ahead of it.
+
+        Raises:
+            DeadLetterNotFoundError: there is none of that id, or it still has no subscriber.
+        """
+        if not self._open().redrive([letter]):
+            raise _missing(letter)
+        self._wake()
+
+    def redrive_all(
+        self,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Try again all that match; returns how many. `on_progress` is called with that number as it grows."""
+        wanted, after, done = DeadFilter(event, handler, reason), None, 0
+        while True:
+            page = self._open().dead_page(wanted, _BATCH, after)
+            done += self._open().redrive([each.id for each in page.items])
+            if on_progress is not None and page.items:
+                on_progress(done)
+            self._wake()
+            if page.next is None:
+                return done
+            after = page.next
+
+    def discard(self, letter: str) -> None:
+        """Forget one for good.
+
+        Raises:
+            DeadLetterNotFoundError: there is none of that id.
+        """
+        if not self._open().discard([letter]):
+            raise _missing(letter)
+
+    def purge(
+        self,
+        older_than: Duration,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+    ) -> int:
+        """Forget all that died longer ago than `older_than`, a `timedelta` or seconds; returns how many."""
+        before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
+        return self._open().purge(DeadFilter(event, handler, reason), before)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        after: str | None = None
+        while True:
+            page = self.list(limit=_BATCH, after=after)
+            yield from page.items
+            if page.next is None:
+                return
+            after = page.next
+
+
+class AsyncDeadLetters:
+    """The same for async code; iterated with `async for`."""
+
+    def __init__(self, store: Callable[[], AsyncEventStore], clock: Clock, wake: Callable[[], object]) -> None:
+        self._open = store
+        self._clock = clock
+        self._wake = wake
+
+    async def list(
+        self,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Page[DeadLetter]:
+        """As `DeadLetters.list`."""
+        wanted = DeadFilter(event, handler, reason)
+        return await self._open().dead_page(wanted, positive(limit, "limit"), after)
+
+    async def get(self, letter: str) -> DeadLetter:
+        """As `DeadLetters.get`."""
+        return _found(await self._open().dead_letter(letter), letter)
+
+    async def redrive(self, letter: str) -> None:
+        """As `DeadLetters.redrive`."""
+        if not await self._open().redrive([letter]):
+            raise _missing(letter)
+        self._wake()
+
+    async def redrive_all(
+        self,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """As `DeadLetters.redrive_all`."""
+        wanted, after, done = DeadFilter(event, handler, reason), None, 0
+        while True:
+            page = await self._open().dead_page(wanted, _BATCH, after)
+            done += await self._open().redrive([each.id for each in page.items])
+            if on_progress is not None and page.items:
+                on_progress(done)
+            self._wake()
+            if page.next is None:
+                return done
+            after = page.next
+
+    async def discard(self, letter: str) -> None:
+        """As `DeadLetters.discard`."""
+        if not await self._open().discard([letter]):
+            raise _missing(letter)
+
+    async def purge(
+        self,
+        older_than: Duration,
+        *,
+        event: str | None = None,
+        handler: str | None = None,
+        reason: DeadReason | str | None = None,
+    ) -> int:
+        """As `DeadLetters.purge`."""
+        before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
+        return await self._open().purge(DeadFilter(event, handler, reason), before)
+
+    async def __aiter__(self) -> AsyncIterator[DeadLetter]:
+        after: str | None = None
+        while True:
+            page = await self.list(limit=_BATCH, after=after)
+            for letter in page.items:
+                yield letter
+            if page.next is None:
+                return
+            after = page.next
+
+
+def _found(letter: DeadLetter | None, wanted: str) -> DeadLetter:
+    if letter is None:
+        raise _missing(wanted)
+    return letter
+
+
+def _missing(letter: str) -> DeadLetterNotFoundError:
+    return DeadLetterNotFoundError(
+        f"no dead letter with id {letter!r} can be acted on: list() shows those there are; "
+        "one without a subscriber waits for a handler"
+    )

@@ -1,0 +1,304 @@
+"""What the sync and the async processor have in common: everything that waits for nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, Literal, TypeVar, cast
+from uuid import UUID
+
+from araponga_infra.backoff import Backoff
+from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration, to_seconds
+from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.events.catalog import Catalog
+from araponga_infra.events.dispatch import Dispatch
+from araponga_infra.events.errors import (
+    ProcessorStateError,
+    SessionMismatchError,
+    UnsupportedByStoreError,
+)
+from araponga_infra.events.feed import Feed
+from araponga_infra.events.handlers import SessionKind
+from araponga_infra.events.lifecycle import RetryPolicy, positive
+from araponga_infra.events.protocols import EventStoreSource, TransactionalSource, Wake
+from araponga_infra.events.records import DeliveriesRescued, EventsPublished
+from araponga_infra.events.router import EventRouter
+from araponga_infra.events.stores.memory import InMemoryEventStore
+from araponga_infra.events.types import codec_of
+from araponga_infra.events.values import Appended, Message, Reaped
+from araponga_infra.telemetry import Observer, reporter
+from araponga_infra.transactions import AnySession
+
+__all__ = ["Phase", "Processor", "WhenFull", "new_event_id"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+WhenFull = Literal["raise", "wait"]
+ROOM_WAIT_SECONDS = 1.0
+REFRESH_SECONDS = 1.0
+LINGER_SECONDS = 0.002
+_KEY_LENGTH = 200
+
+
+class Phase(Enum):
+    NEW = "not started"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Processor:
+    """Configuration, handlers, and how an event becomes a message. The two processors add waiting.
+
+    Args:
+        store: where deliveries are kept; an `InMemoryEventStore` of its own when None. It stays the host's.
+        routers: their handlers are known from the start.
+        consume: whether handlers run in the background. Without, events are published and subscriptions recorded all
+            the same, and `run_until_idle` runs handlers when asked to.
+        max_concurrency: how many handlers run at a time in this process.
+        max_attempts: attempts of a handler in all; the first one counts.
+        backoff: the wait after a failed attempt; 1 s doubling to 300 s with full jitter by default.
+        timeout: limit of one attempt, a `timedelta` or seconds; None for no limit.
+        max_queued: how many deliveries a store in memory takes; durable stores are not bounded.
+        when_full: what publishing does then: raise `QueueFullError`, or wait for room.
+        fetch_batch: how many deliveries are claimed ahead at most. Slow handlers lead to smaller batches.
+        lease: how long after its last sign of life a worker is taken for dead, a `timedelta` or seconds.
+        poll_interval: how often a store is looked at that was not heard of, a `timedelta` or seconds.
+        idempotency_window: how long an idempotency key is remembered, a `timedelta` or seconds.
+        inject_headers: called at each publish for headers to send along, such as trace context.
+        clock: the machine's own by default. Due times follow it.
+        observer: receives this room's records.
+    """
+
+    def __init__(
+        self,
+        store: EventStoreSource | None = None,
+        *,
+        routers: Iterable[EventRouter] = (),
+        consume: bool = True,
+        max_concurrency: int = 5,
+        max_attempts: int = 3,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = 300.0,
+        max_queued: int = 10_000,
+        when_full: WhenFull = "raise",
+        fetch_batch: int = 200,
+        lease: Duration = 2.0,
+        poll_interval: Duration = 1.0,
+        idempotency_window: Duration = 86_400.0,
+        inject_headers: Callable[[], Mapping[str, str]] | None = None,
+        clock: Clock | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        if when_full not in ("raise", "wait"):
+            raise InvalidArgumentError(f"when_full={when_full!r} must be 'raise' or 'wait'")
+        self._source = _checked_store(store)
+        self._consume = consume
+        self._max_concurrency = positive(max_concurrency, "max_concurrency")
+        self._policy = RetryPolicy.of(max_attempts, backoff, timeout)
+        self._capacity = None if self._source.capabilities.is_durable else positive(max_queued, "max_queued")
+        self._when_full: WhenFull = when_full
+        self._fetch_batch = positive(fetch_batch, "fetch_batch")
+        self._lease_seconds = to_seconds(lease, "lease", allow_zero=False)
+        self._poll_seconds = to_seconds(poll_interval, "poll_interval", allow_zero=False)
+        self._window_seconds = to_seconds(idempotency_window, "idempotency_window", allow_zero=False)
+        self._inject_headers = inject_headers
+        self._given_clock = clock
+        self._clock = clock or SYSTEM_CLOCK
+        self._report = reporter(observer)
+        self._catalog = Catalog()
+        self._phase = Phase.NEW
+        self._has_registered = False
+        for router in routers:
+            self.include(router)
+
+    # -- handlers
+
+    def include(self, router: EventRouter) -> None:
+        """Add the handlers of a router; before `start`.
+
+        Raises:
+            DuplicateHandlerError: a handler's name is taken.
+            ProcessorStateError: the processor has been started.
+        """
+        if not isinstance(router, EventRouter):
+            raise InvalidArgumentError(f"router is a {type(router).__name__}: pass an EventRouter")
+        if self._phase is not Phase.NEW or self._has_registered:
+            raise ProcessorStateError(
+                "handlers are fixed once the processor has started or published: include routers before"
+            )
+        self._catalog.include(router)
+
+    def subscribe(
+        self,
+        event_class: type[Any],
+        *,
+        name: str | None = None,
+        aliases: Iterable[str] = (),
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
+        max_concurrency: int | None = None,
+    ) -> Callable[[F], F]:
+        """As `EventRouter.subscribe`, on a router of this processor's own."""
+
+        def add(function: F) -> F:
+            router = EventRouter()
+            router.subscribe(
+                event_class, name=name, aliases=aliases, max_attempts=max_attempts, backoff=backoff, timeout=timeout,
+                max_concurrency=max_concurrency,
+            )(function)  # fmt: skip
+            self.include(router)
+            return function
+
+        return add
+
+    # -- publishing
+
+    def _publish_in(
+        self,
+        wake: Wake,
+        session: AnySession,
+        event: object,
+        delay: Duration | None,
+        at: datetime | None,
+        ordering_key: str | None,
+        idempotency_key: str | None,
+        headers: Mapping[str, str] | None,
+    ) -> UUID:
+        if not self._source.capabilities.transactions:
+            raise UnsupportedByStoreError(
+                f"{self._source!r} cannot write in a transaction of yours: use a SqlAlchemyEventStore, or publish()"
+            )
+        self._check_may_publish()
+        message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
+        cast(TransactionalSource, self._source).append_in(session, message, wake, self._given_clock)
+        return message.event_id
+
+    def _check_may_publish(self) -> None:
+        if self._phase is Phase.STOPPED:
+            raise ProcessorStateError("the processor has been stopped: publish before stop(), or on a new processor")
+
+    def _message(
+        self,
+        event: object,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        ordering_key: str | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Message:
+        codec = codec_of(type(event))
+        payload = codec.checked(event)
+        if self._inject_headers is not None:
+            headers = {**self._inject_headers(), **(headers or {})}
+        if delay is None and at is None and ordering_key is None and idempotency_key is None and headers is None:
+            return Message(new_event_id(), codec.name, codec.version, payload)
+        if delay is not None and at is not None:
+            raise InvalidArgumentError(f"delay={delay!r} and at={at!r} both say when: pass one of them")
+        if ordering_key is not None and not self._source.capabilities.ordering:
+            raise UnsupportedByStoreError(f"{self._source!r} keeps no order: publish without ordering_key")
+        return Message(
+            event_id=_derived_id(codec.name, idempotency_key) if idempotency_key is not None else new_event_id(),
+            name=codec.name,
+            version=codec.version,
+            payload=payload,
+            headers=_checked_headers(headers),
+            delay_seconds=0.0 if delay is None else to_seconds(delay, "delay"),
+            due_at=None if at is None else _checked_moment(at).timestamp(),
+            ordering_key=_checked_key(ordering_key, "ordering_key"),
+            window_seconds=0.0 if idempotency_key is None else self._window_seconds,
+        )
+
+    def _note_appended(self, messages: int, appended: Appended) -> None:
+        if self._report is not None:
+            self._report(EventsPublished(messages, appended.deliveries, appended.unsubscribed))
+
+    def _may_wait_for_room(self, needed: int) -> bool:
+        return self._when_full == "wait" and self._capacity is not None and needed <= self._capacity
+
+    # -- processing
+
+    def _new_dispatch(self, *, max_concurrency: int | None = None) -> Dispatch:
+        return Dispatch(
+            self._catalog, self._policy, max_concurrency=max_concurrency or self._max_concurrency,
+            fetch_batch=self._fetch_batch, clock=self._clock, report=self._report,
+        )  # fmt: skip
+
+    def _new_feed(self, dispatch: Dispatch) -> Feed:
+        return Feed(dispatch, self._clock, patience_seconds=self._lease_seconds, poll_seconds=self._poll_seconds)
+
+    def _check_sessions(self) -> None:
+        """Refuse handlers that ask for a session which the store cannot give."""
+        for handler in self._catalog.handlers.values():
+            if handler.session_kind is None:
+                continue
+            if not self._source.capabilities.transactions:
+                raise SessionMismatchError(
+                    f"handler {handler.name!r} asks for {handler.session_kind}, but {self._source!r} has no sessions: "
+                    "give the processor a SqlAlchemyEventStore"
+                )
+            is_async = cast(TransactionalSource, self._source).is_async
+            if is_async != (handler.session_kind is SessionKind.ASYNC):
+                raise SessionMismatchError(
+                    f"handler {handler.name!r} asks for {handler.session_kind}, which needs "
+                    f"{'an AsyncEngine' if handler.session_kind is SessionKind.ASYNC else 'an Engine'}: "
+                    f"{self._source!r} has {'an AsyncEngine' if is_async else 'an Engine'}"
+                )
+
+    def _note_reaped(self, feed: Feed, reaped: Reaped) -> None:
+        if reaped.rescued and self._report is not None:
+            self._report(DeliveriesRescued(reaped.rescued))
+        if reaped.has_suspects:
+            feed.isolation.has_suspects = True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._source!r}, handlers={len(self._catalog.handlers)}, {self._phase.value})"
+
+
+def _checked_store(store: EventStoreSource | None) -> EventStoreSource:
+    if store is None:
+        return InMemoryEventStore()
+    if not hasattr(store, "sync_store") or not hasattr(store, "capabilities"):
+        raise InvalidArgumentError(
+            f"store is a {type(store).__name__}: pass an InMemoryEventStore, SqlAlchemyEventStore or "
+            "RedisStreamEventStore"
+        )
+    return store
+
+
+def _checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidArgumentError(f"headers[{name!r}] is a {type(value).__name__}: headers are texts")
+    return dict(headers) if headers else None
+
+
+def _checked_key(key: str | None, argument: str) -> str | None:
+    if key is not None and (not isinstance(key, str) or not key or len(key) > _KEY_LENGTH):
+        raise InvalidArgumentError(f"{argument} must be a text of 1 to {_KEY_LENGTH} characters")
+    return key
+
+
+def _checked_moment(at: datetime) -> datetime:
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise InvalidArgumentError(f"at={at!r} must be a timezone-aware datetime, such as datetime.now(UTC)")
+    return at
+
+
+def new_event_id() -> UUID:
+    """A UUID version 7: ids of one time lie together in an index (RFC 9562, 2024, section 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | random.getrandbits(12) << 64 | 0b10 << 62 | random.getrandbits(62))
+
+
+def _derived_id(event_name: str, idempotency_key: str) -> UUID:
+    """The same key gives the same id (RFC 9562, section 5.8: version 8), so that every publisher learns it."""
+    _checked_key(idempotency_key, "idempotency_key")
+    digest = hashlib.blake2b(f"{event_name}\0{idempotency_key}".encode(), digest_size=16).digest()
+    number = int.from_bytes(digest, "big")
+    number = number & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62
+    return UUID(int=number)

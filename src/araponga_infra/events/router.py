@@ -1,0 +1,150 @@
+"""Routers: handlers declared as a value, bound to a store by whoever includes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from araponga_infra.backoff import Backoff
+from araponga_infra.clock import Duration
+from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.events.errors import DuplicateHandlerError
+from araponga_infra.events.handlers import Handler, make_handler
+from araponga_infra.events.lifecycle import positive
+from araponga_infra.events.types import event_type_of
+
+__all__ = ["EventRouter", "Upcaster"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+U = TypeVar("U", bound=Callable[[dict[str, Any]], dict[str, Any]])
+
+
+@dataclass(frozen=True)
+class Upcaster:
+    """Turns the JSON object of one version of an event into that of the next."""
+
+    event_name: str
+    from_version: int
+    convert: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class EventRouter:
+    """Handlers of a module or a feature, declared where they are written.
+
+    A value: it has no store and no connection. The web process, the worker, the command line and the tests each give it
+    to a processor or bus of their own.
+
+    Args:
+        prefix: put before the names and aliases of its handlers in the store, as in `"community."`.
+
+    Example:
+        >>> router = EventRouter(prefix="community.")
+        >>> @router.subscribe(PostPublished, max_attempts=5)
+        ... async def notify_followers(published: PostPublished) -> None: ...
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        if not isinstance(prefix, str):
+            raise InvalidArgumentError(f"prefix={prefix!r} is not a text, such as 'community.'")
+        self._prefix = prefix
+        self._handlers: dict[str, Handler] = {}
+        self._upcasters: list[Upcaster] = []
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        return tuple(self._handlers.values())
+
+    @property
+    def upcasters(self) -> tuple[Upcaster, ...]:
+        return tuple(self._upcasters)
+
+    def subscribe(
+        self,
+        event_class: type[Any],
+        *,
+        name: str | None = None,
+        aliases: Iterable[str] = (),
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
+        max_concurrency: int | None = None,
+    ) -> Callable[[F], F]:
+        """Subscribe a function, sync or async, to an event; the function itself is given back unchanged.
+
+        Its first parameter is the event. By annotation it can also ask for a `DeliveryContext`, and for a `Session` or
+        `AsyncSession`: then its work and its acknowledgement are one transaction, which the processor commits.
+
+        Args:
+            event_class: a class with `@event`.
+            name: of the handler in the store; the function's own by default. Stable: deliveries wait under it.
+            aliases: former names, whose deliveries it takes over.
+            max_attempts: attempts in all; the processor's by default.
+            backoff: wait between attempts; the processor's by default.
+            timeout: limit of one attempt, a `timedelta` or seconds; the processor's by default.
+            max_concurrency: how many of it may run at a time in one process.
+
+        Raises:
+            UnknownEventError: `event_class` is not an event.
+            HandlerSignatureError: the function asks for something unknown.
+            DuplicateHandlerError: the name is taken.
+            InvalidArgumentError: an option out of range.
+        """
+        event_type_of(event_class)
+
+        def add(function: F) -> F:
+            handler = make_handler(
+                function, event_class, name=name, aliases=aliases, max_attempts=max_attempts, backoff=backoff,
+                timeout=timeout, max_concurrency=max_concurrency,
+            )  # fmt: skip
+            self._add(handler.prefixed(self._prefix))
+            return function
+
+        return add
+
+    def upcast(self, event_class: type[Any], *, from_version: int) -> Callable[[U], U]:
+        """Subscribe a conversion of an older payload: from `from_version` to the version after it.
+
+        The function takes the JSON object of the old version and returns that of the next one. Payloads that are
+        several versions old pass through one upcaster after the other.
+
+        Raises:
+            InvalidArgumentError: `from_version` is not older than the class, or has an upcaster already.
+        """
+        event_type = event_type_of(event_class)
+        positive(from_version, "from_version")
+        if from_version >= event_type.version:
+            raise InvalidArgumentError(
+                f"from_version={from_version} is not older than version {event_type.version} of {event_type.name!r}"
+            )
+
+        def add(convert: U) -> U:
+            taken = {(each.event_name, each.from_version) for each in self._upcasters}
+            if (event_type.name, from_version) in taken:
+                raise InvalidArgumentError(
+                    f"from_version={from_version} of {event_type.name!r} has an upcaster already"
+                )
+            self._upcasters.append(Upcaster(event_type.name, from_version, convert))
+            return convert
+
+        return add
+
+    def include(self, router: EventRouter) -> None:
+        """Take over the handlers and upcasters that `router` has now, under this router's prefix as well.
+
+        Raises:
+            DuplicateHandlerError: a handler's name is taken.
+        """
+        for handler in router.handlers:
+            self._add(handler.prefixed(self._prefix))
+        self._upcasters.extend(router.upcasters)
+
+    def _add(self, handler: Handler) -> None:
+        if handler.name in self._handlers:
+            raise DuplicateHandlerError(
+                f"handler {handler.name!r} exists already on this router: pass name= to tell them apart"
+            )
+        self._handlers[handler.name] = handler
+
+    def __repr__(self) -> str:
+        return f"EventRouter(prefix={self._prefix!r}, handlers={sorted(self._handlers)})"

@@ -1,0 +1,295 @@
+"""Where handlers run: tasks of an event loop, and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from araponga_infra.clock import Clock
+from araponga_infra.events.context import PublishIn
+from araponga_infra.events.dispatch import Dispatch, Job, SlotKind, outcome_of_error, outcome_of_result
+from araponga_infra.events.lifecycle import Failed, GivenBack
+from araponga_infra.events.records import HandlerStuck
+from araponga_infra.events.values import Receipt
+from araponga_infra.telemetry import Report
+
+__all__ = ["AsyncRunner", "Runner", "TaskSlots", "ThreadSlots"]
+
+_YIELD_AFTER = 32
+InSession = Callable[[Receipt, Callable[[Any], Any]], Any]
+"""Runs work in a transaction that also acknowledges its delivery; gives the work's result."""
+
+
+class TaskSlots:
+    """A fixed number of tasks that take async handlers; a task lives as long as the processor, not one per event.
+
+    Args:
+        dispatch: where jobs come from.
+        size: how many tasks.
+        run: runs one job and settles it.
+    """
+
+    def __init__(self, dispatch: Dispatch, size: int, run: AsyncRunner) -> None:
+        self._dispatch = dispatch
+        self._size = size
+        self._run = run
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._is_notified = False
+        self._is_closing = False
+
+    def start(self) -> None:
+        """On the loop that will run the handlers."""
+        self._loop = asyncio.get_running_loop()
+        self._tasks = [
+            self._loop.create_task(self._work(), name=f"araponga-events-{number}") for number in range(self._size)
+        ]
+
+    def notify(self) -> None:
+        """There may be jobs; from any thread, and any number of times for one wake-up."""
+        if self._is_notified or self._loop is None or not self._idle:
+            return
+        self._is_notified = True
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            self._is_notified = False
+
+    def _wake(self) -> None:
+        self._is_notified = False
+        idle, self._idle = self._idle, []
+        for future in idle:
+            if not future.done():
+                future.set_result(None)
+
+    async def _work(self) -> None:
+        take, run, streak = self._dispatch.take, self._run, 0
+        while True:
+            job = take(SlotKind.TASK)
+            if job is None:
+                if self._is_closing:
+                    return
+                await self._rest()
+                continue
+            await run(job)
+            streak += 1
+            if streak >= _YIELD_AFTER:
+                streak = 0
+                await asyncio.sleep(0)
+
+    async def _rest(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        if self._dispatch.ready_count(SlotKind.TASK):
+            self._wake()
+        await future
+
+    def time_out(self, job: Job) -> None:
+        """Cancel an overdue job; from any thread."""
+        job.is_timed_out = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel, job)
+
+    def _cancel(self, job: Job) -> None:
+        if not job.is_settled and job.task is not None:
+            job.task.cancel()
+
+    async def close(self, patience_seconds: float) -> None:
+        """Cancel what still runs; it is given back. Returns after `patience_seconds` at the latest."""
+        self._is_closing = True
+        self._wake()
+        await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience_seconds)
+        for job in self._dispatch.running():
+            if job.plan.kind is SlotKind.TASK:
+                self._dispatch.end(job, GivenBack())
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs sync handlers in whatever thread it is called from, and settles their jobs whatever they raise."""
+
+    dispatch: Dispatch
+    clock: Clock
+    publish_in: PublishIn | None
+    in_session: InSession | None
+
+    def __call__(self, job: Job) -> None:
+        try:
+            if job.plan.handler.session_parameter is None or self.in_session is None:
+                result = job.call(self.clock, self.publish_in)
+            else:
+                result = self.in_session(job.receipt, lambda session: job.call(self.clock, self.publish_in, session))
+        except BaseException as error:
+            self.dispatch.end(job, outcome_of_error(error), error)
+        else:
+            _settle(self.dispatch, job, result)
+
+
+@dataclass(frozen=True)
+class AsyncRunner:
+    """Runs async handlers in the current task, and settles their jobs whatever they raise."""
+
+    dispatch: Dispatch
+    clock: Clock
+    publish_in: PublishIn | None
+    in_session: InSession | None
+
+    async def __call__(self, job: Job) -> None:
+        job.task = task = asyncio.current_task()
+        try:
+            if job.plan.handler.session_parameter is None or self.in_session is None:
+                result = await job.call(self.clock, self.publish_in)
+            else:
+                result = await self.in_session(
+                    job.receipt, lambda session: job.call(self.clock, self.publish_in, session)
+                )
+        except asyncio.CancelledError as error:
+            if self._is_ours_to_end(job, task, error):
+                raise
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.dispatch.end(job, outcome_of_error(error), error)
+        else:
+            _settle(self.dispatch, job, result)
+        finally:
+            job.task = None
+            if job.is_timed_out and task is not None:
+                task.uncancel()
+
+    async def within_timeout(self, job: Job) -> None:
+        """Run a job that no pulse watches, with a timer of its own."""
+
+        def late() -> None:
+            job.is_timed_out = True
+            if job.task is not None:
+                job.task.cancel()
+
+        timeout = job.plan.policy.timeout_seconds
+        if timeout is None:
+            await self(job)
+            return
+        timer = asyncio.get_running_loop().call_later(timeout, late)
+        try:
+            await self(job)
+        finally:
+            timer.cancel()
+
+    def _is_ours_to_end(self, job: Job, task: asyncio.Task[Any] | None, error: BaseException) -> bool:
+        """Settle a cancelled job; True when it is the slot that is cancelled, not the handler."""
+        if job.is_timed_out:
+            late = job.timeout_error
+            self.dispatch.end(job, outcome_of_error(late), late)
+            return False
+        if task is not None and task.cancelling():
+            self.dispatch.end(job, GivenBack())
+            return True
+        self.dispatch.end(job, Failed("CancelledError: the handler was cancelled from within"), error)
+        return False
+
+
+def _settle(dispatch: Dispatch, job: Job, result: object) -> None:
+    outcome = None if result is None else outcome_of_result(result)
+    if outcome is None:
+        dispatch.succeed(job, is_acknowledged=job.plan.handler.session_parameter is not None)
+    else:
+        dispatch.end(job, outcome, result if isinstance(result, Exception) else None)
+
+
+class ThreadSlots:
+    """Threads that take sync handlers; started when there is work, kept until closed.
+
+    A thread whose handler outlives its timeout cannot be interrupted: it is left to itself and replaced, as long as no
+    more than `size` are in that state.
+    """
+
+    def __init__(self, dispatch: Dispatch, size: int, run: Runner, report: Report | None = None) -> None:
+        self._dispatch = dispatch
+        self._size = size
+        self._run = run
+        self._report = report
+        self._changed = threading.Condition()
+        self._wakes = 0
+        self._idle = 0
+        self._threads: set[threading.Thread] = set()
+        self._stuck: set[Job] = set()
+        self._is_closing = False
+
+    def notify(self) -> None:
+        """There may be jobs; from any thread."""
+        with self._changed:
+            if self._is_closing:
+                return
+            waiting = self._dispatch.ready_count(SlotKind.THREAD)
+            self._wakes = min(self._size, max(self._wakes, waiting))
+            for _ in range(min(waiting - self._idle, self._allowed() - len(self._threads))):
+                self._spawn()
+            self._changed.notify(waiting)
+
+    def _allowed(self) -> int:
+        return self._size + min(len(self._stuck), self._size)
+
+    def _spawn(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"araponga-events-{len(self._threads)}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        try:
+            while not self._is_closing:
+                job = self._dispatch.take(SlotKind.THREAD)
+                if job is None:
+                    self._rest()
+                    continue
+                self._run(job)
+                if self._was_stuck(job):
+                    return
+        finally:
+            with self._changed:
+                self._threads.discard(threading.current_thread())
+                self._changed.notify_all()
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._idle += 1
+            while not self._wakes and not self._is_closing:
+                self._changed.wait()
+            self._idle -= 1
+            self._wakes = max(0, self._wakes - 1)
+
+    def _was_stuck(self, job: Job) -> bool:
+        with self._changed:
+            if job not in self._stuck:
+                return False
+            self._stuck.discard(job)
+            return len(self._threads) > self._size
+
+    def time_out(self, job: Job) -> None:
+        """Give up on an overdue job: it is retried, and its thread replaced."""
+        job.is_timed_out = True
+        with self._changed:
+            self._stuck.add(job)
+            stuck = len(self._stuck)
+        late = job.timeout_error
+        self._dispatch.end(job, outcome_of_error(late), late)
+        if self._report is not None:
+            self._report(HandlerStuck(job.delivery.name, job.plan.handler.name, stuck))
+        self.notify()
+
+    def close(self, patience_seconds: float) -> None:
+        """Give back what still runs. Threads that do not return within `patience_seconds` are left behind."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._threads) <= len(self._stuck), patience_seconds)
+        for job in self._dispatch.running():
+            if job.plan.kind is SlotKind.THREAD:
+                self._dispatch.end(job, GivenBack())

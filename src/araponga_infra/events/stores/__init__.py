@@ -1,0 +1,1 @@
+"""Where deliveries are kept. Each store imports values and protocols only."""

@@ -1,0 +1,601 @@
+"""The store in memory: bounded, ordered, gone with the process."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import count, islice
+
+import msgspec
+
+from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.events.errors import QueueFullError
+from araponga_infra.events.lifecycle import Abandoned, Decision, Redriven, RetryPolicy, decide, positive
+from araponga_infra.events.protocols import AsyncEventStore, EventStore, Settlement, Wake
+from araponga_infra.events.subscribing import plan_subscriptions
+from araponga_infra.events.values import (
+    Appended,
+    Capabilities,
+    DeadFilter,
+    DeadLetter,
+    DeadReason,
+    Delivery,
+    EventStats,
+    Exchange,
+    HandlerStats,
+    Message,
+    Page,
+    Reaped,
+    Receipt,
+    State,
+    Subscription,
+    Want,
+    as_datetime,
+)
+
+__all__ = ["InMemoryEventStore"]
+
+_ANY_POLICY = RetryPolicy()
+_logger = logging.getLogger("araponga_infra.events.memory")
+
+
+class InMemoryEventStore:
+    """Keeps deliveries in this process: for embedded use, for tests, and where losing events with it is acceptable.
+
+    Serves sync and async processors, several of them at once, from any thread. How many deliveries it takes is the
+    processor's `max_queued`. An event without a subscriber is counted and logged, not kept.
+
+    Args:
+        max_dead: dead letters kept; beyond it the oldest goes.
+
+    Example:
+        >>> processor = BackgroundEventProcessor(InMemoryEventStore(), routers=[router])
+    """
+
+    capabilities = Capabilities(is_durable=False, ordering=True, transactions=False)
+
+    def __init__(self, *, max_dead: int = 10_000) -> None:
+        self._max_dead = positive(max_dead, "max_dead")
+        self._store: _MemoryStore | None = None
+        self._lock = threading.Lock()
+
+    def sync_store(self, clock: Clock | None = None) -> EventStore:
+        return self._shared(clock)
+
+    def async_store(self, clock: Clock | None = None) -> AsyncEventStore:
+        return _AsyncMemoryStore(self._shared(clock))
+
+    def _shared(self, clock: Clock | None) -> _MemoryStore:
+        """One set of queues, on the clock of whoever came first."""
+        with self._lock:
+            if self._store is None:
+                self._store = _MemoryStore(clock or SYSTEM_CLOCK, self._max_dead)
+            return self._store
+
+    def __repr__(self) -> str:
+        return "InMemoryEventStore()"
+
+
+class _Queue:
+    """The deliveries of one handler. `keys` holds what waits behind the head of each ordering key."""
+
+    __slots__ = ("event_name", "keys", "later", "ready", "running", "suspects")
+
+    def __init__(self, event_name: str) -> None:
+        self.event_name = event_name
+        self.ready: deque[Delivery] = deque()
+        self.later: list[tuple[float, int, Delivery]] = []
+        self.suspects: deque[Delivery] = deque()
+        self.running: dict[str, Receipt] = {}
+        self.keys: dict[str, deque[tuple[float, Delivery]]] = {}
+
+
+class _MemoryStore:
+    capabilities = InMemoryEventStore.capabilities
+
+    def __init__(self, clock: Clock, max_dead: int) -> None:
+        self._clock = clock
+        self._max_dead = max_dead
+        self._lock = threading.RLock()
+        self._numbers = count(1)
+        self._subscriptions: dict[str, Subscription] = {}
+        self._names_by_event: dict[str, list[tuple[str, _Queue]]] = {}
+        self._queues: dict[str, _Queue] = {}
+        self._dead: dict[str, DeadLetter] = {}
+        self._accepted: dict[object, float] = {}
+        self._leases: dict[str, float] = {}
+        self._live = 0
+        self._wakes: list[Wake] = []
+        self._room_waiters: list[Callable[[], object]] = []
+        self._warned: set[str] = set()
+
+    # -- subscriptions
+
+    def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        with self._lock:
+            plan = plan_subscriptions(self._subscriptions.values(), subscriptions)
+            for name in plan.remove:
+                del self._subscriptions[name]
+            self._subscriptions.update({each.handler: each for each in plan.keep})
+            self._rebuild()
+            for subscription in subscriptions:
+                for name in (subscription.handler, *subscription.aliases):
+                    self._queues.setdefault(name, _Queue(subscription.event_name))
+            return {name: handler for name, handler in plan.names.items() if name in self._queues}
+
+    def _rebuild(self) -> None:
+        self._names_by_event = {}
+        for each in self._subscriptions.values():
+            queue = self._queues.setdefault(each.handler, _Queue(each.event_name))
+            self._names_by_event.setdefault(each.event_name, []).append((each.handler, queue))
+
+    def forget(self, handler: str) -> None:
+        with self._lock:
+            self._subscriptions.pop(handler, None)
+            self._rebuild()
+            queue = self._queues.get(handler)
+            if queue is None:
+                return
+            waiting = [*queue.suspects, *queue.ready, *(each for _, _, each in queue.later)]
+            waiting += [each for line in queue.keys.values() for _, each in line]
+            for waiting_line in (queue.suspects, queue.ready, queue.later):
+                waiting_line.clear()
+            queue.keys = {each.ordering_key: deque() for _, each in queue.running.values() if each.ordering_key}
+            for delivery in waiting:
+                self._bury(delivery, delivery.attempts, DeadReason.HANDLER_GONE, "the handler was taken out of service")
+            self._live -= len(waiting)
+
+    # -- publishing
+
+    def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
+        with self._lock:
+            fresh = [each for each in messages if not each.window_seconds or self._is_fresh(each)]
+            routes = [self._names_by_event.get(each.name, ()) for each in fresh]
+            needed = sum(map(len, routes))
+            if capacity is not None and self._live + needed > capacity:
+                raise QueueFullError(
+                    f"the queue holds {self._live} of max_queued={capacity} deliveries: no room for {needed} more"
+                )
+            now = self._clock.now().timestamp()
+            unsubscribed = 0
+            for message, route in zip(fresh, routes, strict=True):
+                if not route:
+                    unsubscribed += 1
+                    self._warn_unsubscribed(message.name)
+                if message.window_seconds:
+                    self._accepted[message.event_id] = self._clock.monotonic() + message.window_seconds
+                for handler, queue in route:
+                    self._enqueue(queue, self._delivery(message, handler, now), self._due(message, now))
+            self._live += needed
+        if needed:
+            self._wake()
+        return Appended(needed, len(messages) - len(fresh), unsubscribed)
+
+    def _is_fresh(self, message: Message) -> bool:
+        now = self._clock.monotonic()
+        for event_id in list(islice(self._accepted, 2)):
+            if self._accepted[event_id] <= now:
+                del self._accepted[event_id]
+        return self._accepted.get(message.event_id, now) <= now
+
+    def _delivery(self, message: Message, handler: str, now: float) -> Delivery:
+        return Delivery(
+            str(next(self._numbers)), handler, message.event_id, message.name, message.version, message.payload,
+            message.headers, now, 0, 0, message.ordering_key,
+        )  # fmt: skip
+
+    def _due(self, message: Message, now: float) -> float:
+        """On the monotonic clock, so that a step of the wall clock moves nothing; 0 for at once."""
+        if message.due_at is not None:
+            return self._clock.monotonic() + max(0.0, message.due_at - now)
+        return self._clock.monotonic() + message.delay_seconds if message.delay_seconds else 0.0
+
+    def _enqueue(self, queue: _Queue, delivery: Delivery, due: float) -> None:
+        key = delivery.ordering_key
+        if key is not None:
+            line = queue.keys.get(key)
+            if line is not None:
+                line.append((due, delivery))
+                return
+            queue.keys[key] = deque()
+        self._place(queue, delivery, due)
+
+    def _place(self, queue: _Queue, delivery: Delivery, due: float) -> None:
+        if due:
+            heapq.heappush(queue.later, (due, next(self._numbers), delivery))
+        else:
+            queue.ready.append(delivery)
+
+    def _free_key(self, queue: _Queue, key: str) -> None:
+        line = queue.keys.get(key)
+        if line:
+            due, delivery = line.popleft()
+            self._place(queue, delivery, due)
+        else:
+            queue.keys.pop(key, None)
+
+    def _warn_unsubscribed(self, event_name: str) -> None:
+        if event_name not in self._warned:
+            self._warned.add(event_name)
+            _logger.warning("event %r was published and has no subscriber: it is dropped, as later ones", event_name)
+
+    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        freed = threading.Event()
+        if self._await_room(capacity, freed.set):
+            freed.wait(timeout_seconds)
+
+    def _await_room(self, capacity: int, freed: Callable[[], object]) -> bool:
+        with self._lock:
+            if self._live < capacity:
+                return False
+            self._room_waiters.append(freed)
+            return True
+
+    # -- processing
+
+    def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        with self._lock:
+            fenced = self._complete(completed)
+            has_freed = len(completed) > fenced
+            is_released = False
+            for receipt, decision in settlements:
+                if self._release(receipt) is None:
+                    fenced += 1
+                    continue
+                self._settle(receipt[1], decision)
+                is_released = is_released or decision.state is State.AVAILABLE
+                has_freed = has_freed or decision.state is State.DEAD
+            claimed = self._claim(owner, wants, ignore_due) if wants else []
+            next_due = None if claimed or not wants else self._next_due(wants)
+            waiters, self._room_waiters = (self._room_waiters, []) if has_freed else ([], self._room_waiters)
+        for freed in waiters:
+            freed()
+        if is_released:
+            self._wake()
+        return Exchange(claimed, next_due, fenced)
+
+    def _complete(self, completed: Sequence[Receipt]) -> int:
+        fenced = 0
+        queues = self._queues
+        for owner, delivery in completed:
+            queue = queues[delivery.handler]
+            held = queue.running.pop(delivery.id, None)
+            if held is None or held[0] != owner:
+                if held is not None:
+                    queue.running[delivery.id] = held
+                fenced += 1
+                continue
+            if delivery.ordering_key is not None:
+                self._free_key(queue, delivery.ordering_key)
+            self._live -= 1
+        return fenced
+
+    def _release(self, receipt: Receipt) -> _Queue | None:
+        owner, delivery = receipt
+        queue = self._queues[delivery.handler]
+        held = queue.running.get(delivery.id)
+        if held is None or held[0] != owner:
+            return None
+        del queue.running[delivery.id]
+        return queue
+
+    def _settle(self, delivery: Delivery, decision: Decision) -> None:
+        queue = self._queues[delivery.handler]
+        if decision.state is State.DEAD:
+            reason = decision.reason or DeadReason.ATTEMPTS_EXHAUSTED
+            self._bury(delivery, decision.attempts, reason, decision.error)
+            self._live -= 1
+        elif decision.state is not State.COMPLETED:
+            again = msgspec.structs.replace(delivery, attempts=decision.attempts, losses=decision.losses)
+            if decision.is_suspect:
+                queue.suspects.append(again)
+            elif decision.state is State.RETRYABLE:
+                due = self._clock.monotonic() + decision.delay_seconds
+                heapq.heappush(queue.later, (due, next(self._numbers), again))
+            else:
+                queue.ready.appendleft(again)
+            return
+        else:
+            self._live -= 1
+        if delivery.ordering_key is not None:
+            self._free_key(queue, delivery.ordering_key)
+
+    def _claim(self, owner: str, wants: Sequence[Want], ignore_due: bool) -> list[Delivery]:
+        claimed: list[Delivery] = []
+        now = self._clock.monotonic()
+        for handler, limit in wants:
+            queue = self._queues[handler]
+            ready, running, later = queue.ready, queue.running, queue.later
+            while later and (ignore_due or later[0][0] <= now):
+                ready.append(heapq.heappop(later)[2])
+            for _ in range(min(limit, len(ready))):
+                delivery = ready.popleft()
+                running[delivery.id] = (owner, delivery)
+                claimed.append(delivery)
+        return claimed
+
+    def _next_due(self, wants: Sequence[Want]) -> float | None:
+        due = [self._queues[each.handler].later[0][0] for each in wants if self._queues[each.handler].later]
+        return max(0.0, min(due) - self._clock.monotonic()) if due else None
+
+    def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        with self._lock:
+            for queue in (self._queues[each] for each in handlers if each in self._queues):
+                if queue.suspects:
+                    delivery = queue.suspects.popleft()
+                    counted = msgspec.structs.replace(delivery, attempts=delivery.attempts + 1)
+                    queue.running[delivery.id] = (owner, counted)
+                    return Exchange([delivery])
+        return Exchange([])
+
+    # -- workers
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        with self._lock:
+            self._leases[owner] = self._clock.monotonic() + lease_seconds
+
+    def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        known, given_back = set(held), 0
+        with self._lock:
+            for queue in self._queues.values():
+                for receipt in [each for each in queue.running.values() if each[0] == owner]:
+                    if receipt[1].id not in known:
+                        self._release(receipt)
+                        queue.ready.appendleft(receipt[1])
+                        given_back += 1
+        return given_back
+
+    def leave(self, owner: str) -> None:
+        with self._lock:
+            self._leases.pop(owner, None)
+            self.reconcile(owner, ())
+
+    def lease_keeper(self) -> _MemoryLeaseKeeper:
+        return _MemoryLeaseKeeper(self)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        with self._lock:
+            if owner not in self._leases:
+                return False
+            self._leases[owner] = self._clock.monotonic() + lease_seconds
+            return True
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        rescued = 0
+        with self._lock:
+            now = self._clock.monotonic()
+            self._leases = {owner: expires for owner, expires in self._leases.items() if expires > now}
+            for queue in self._queues.values():
+                for receipt in [each for each in queue.running.values() if each[0] not in self._leases]:
+                    self._release(receipt)
+                    _, delivery = receipt
+                    self._settle(delivery, decide(delivery.attempts, delivery.losses, Abandoned(), _ANY_POLICY))
+                    rescued += 1
+            has_suspects = any(self._queues[each].suspects for each in handlers if each in self._queues)
+        return Reaped(rescued, has_suspects)
+
+    def listen(self, wake: Wake) -> _MemoryListener:
+        return _MemoryListener(self._wakes, wake)
+
+    def _wake(self) -> None:
+        for wake in self._wakes:
+            wake()
+
+    # -- looking
+
+    def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        with self._lock:
+            now = self._clock.monotonic()
+            return sum(
+                len(queue.ready) + len(queue.suspects) + len(queue.running)
+                + sum(1 for due, _, _ in queue.later if ignore_due or due <= now)
+                for queue in (self._queues[each] for each in handlers if each in self._queues)
+            )  # fmt: skip
+
+    def stats(self) -> EventStats:
+        with self._lock:
+            now, oldest = self._clock.now().timestamp(), 0.0
+            handlers: dict[tuple[str, str], HandlerStats] = {}
+            for name, queue in self._queues.items():
+                waiting = [*queue.ready, *queue.suspects]
+                oldest = max([oldest, *(now - each.published_at for each in waiting)])
+                later = [each for _, _, each in queue.later]
+                retrying = sum(1 for each in later if each.attempts)
+                behind = sum(map(len, queue.keys.values()))
+                dead = sum(1 for each in self._dead.values() if each.handler == name)
+                queued = len(waiting) + len(later) - retrying + behind
+                found = HandlerStats(queue.event_name, name, queued, len(queue.running), retrying, dead)
+                if name in self._subscriptions or queued or found.running or retrying or dead:
+                    handlers[queue.event_name, name] = found
+            return EventStats.of(tuple(handlers[each] for each in sorted(handlers)), oldest)
+
+    # -- dead letters
+
+    def _bury(self, delivery: Delivery, attempts: int, reason: DeadReason, error: str | None) -> None:
+        self._dead[delivery.id] = DeadLetter(
+            id=delivery.id, event_id=delivery.event_id, event_name=delivery.name, event_version=delivery.version,
+            handler=delivery.handler, attempts=attempts, lost_leases=delivery.losses, reason=reason, error=error,
+            published_at=as_datetime(delivery.published_at), died_at=self._clock.now(), payload=delivery.payload,
+            headers=dict(delivery.headers or {}), ordering_key=delivery.ordering_key,
+        )  # fmt: skip
+        if len(self._dead) > self._max_dead:
+            oldest = next(iter(self._dead))
+            del self._dead[oldest]
+            _logger.warning("more than max_dead=%d dead letters: the oldest was dropped", self._max_dead)
+
+    def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        with self._lock:
+            behind = int(after) if after is not None else 0
+            matching = sorted(
+                (each for each in self._dead.values() if int(each.id) > behind and _matches(each, wanted)),
+                key=lambda each: int(each.id),
+            )
+        items = tuple(matching[:limit])
+        return Page(items, items[-1].id if len(matching) > limit else None)
+
+    def dead_letter(self, letter: str) -> DeadLetter | None:
+        return self._dead.get(letter)
+
+    def redrive(self, letters: Iterable[str]) -> int:
+        redriven = 0
+        with self._lock:
+            for letter in letters:
+                dead = self._dead.pop(letter, None)
+                if dead is None:
+                    continue
+                decision = decide(dead.attempts, dead.lost_leases, Redriven(), _ANY_POLICY)
+                delivery = Delivery(
+                    str(next(self._numbers)), dead.handler, dead.event_id, dead.event_name, dead.event_version,
+                    dead.payload, dead.headers, dead.published_at.timestamp(), decision.attempts, 0, dead.ordering_key,
+                )  # fmt: skip
+                self._enqueue(self._queues[dead.handler], delivery, 0.0)
+                redriven += 1
+            self._live += redriven
+        if redriven:
+            self._wake()
+        return redriven
+
+    def discard(self, letters: Iterable[str]) -> int:
+        with self._lock:
+            return sum(1 for letter in letters if self._dead.pop(letter, None) is not None)
+
+    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        with self._lock:
+            old = [each.id for each in self._dead.values() if each.died_at < died_before and _matches(each, wanted)]
+            return self.discard(old)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _matches(letter: DeadLetter, wanted: DeadFilter) -> bool:
+    return (
+        wanted.event in (None, letter.event_name)
+        and wanted.handler in (None, letter.handler)
+        and wanted.reason in (None, letter.reason)
+    )
+
+
+class _MemoryLeaseKeeper:
+    def __init__(self, store: _MemoryStore) -> None:
+        self._store = store
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._store.join(owner, lease_seconds)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._store.beat(owner, lease_seconds)
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        return self._store.reap(handlers)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _MemoryListener:
+    def __init__(self, wakes: list[Wake], wake: Wake) -> None:
+        self._wakes, self._wake = wakes, wake
+        wakes.append(wake)
+
+    def close(self) -> None:
+        if self._wake in self._wakes:
+            self._wakes.remove(self._wake)
+
+
+class _AsyncMemoryStore:
+    """The same queues for async code: nothing here blocks, so nothing is awaited."""
+
+    capabilities = InMemoryEventStore.capabilities
+
+    def __init__(self, store: _MemoryStore) -> None:
+        self._store = store
+
+    async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        return self._store.register(subscriptions)
+
+    async def forget(self, handler: str) -> None:
+        self._store.forget(handler)
+
+    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
+        return self._store.append(messages, capacity=capacity)
+
+    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        freed = asyncio.Event()
+
+        def from_any_thread() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(freed.set)
+
+        if self._store._await_room(capacity, from_any_thread):
+            try:
+                await asyncio.wait_for(freed.wait(), timeout_seconds)
+            except TimeoutError:
+                return
+
+    async def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        return self._store.exchange(owner, completed, settlements, wants, ignore_due=ignore_due)
+
+    async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        return self._store.claim_alone(owner, handlers)
+
+    async def join(self, owner: str, lease_seconds: float) -> None:
+        self._store.join(owner, lease_seconds)
+
+    async def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        return self._store.reconcile(owner, held)
+
+    async def leave(self, owner: str) -> None:
+        self._store.leave(owner)
+
+    def lease_keeper(self) -> _MemoryLeaseKeeper:
+        return self._store.lease_keeper()
+
+    def listen(self, wake: Wake) -> _MemoryListener:
+        return self._store.listen(wake)
+
+    async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        return self._store.pending(handlers, ignore_due=ignore_due)
+
+    async def stats(self) -> EventStats:
+        return self._store.stats()
+
+    async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        return self._store.dead_page(wanted, limit, after)
+
+    async def dead_letter(self, letter: str) -> DeadLetter | None:
+        return self._store.dead_letter(letter)
+
+    async def redrive(self, letters: Iterable[str]) -> int:
+        return self._store.redrive(letters)
+
+    async def discard(self, letters: Iterable[str]) -> int:
+        return self._store.discard(letters)
+
+    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        return self._store.purge(wanted, died_before)
+
+    async def close(self) -> None:
+        self._store.close()

@@ -1,0 +1,483 @@
+"""What the SQL store does, as functions of a connection: both shells run these, one directly, one by `run_sync`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Row, delete, insert, literal_column, select, text
+
+from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.events.errors import LeaseLostError
+from araponga_infra.events.protocols import Settlement
+from araponga_infra.events.stores.sqlalchemy.statements import PostgresStatements, statements_for
+from araponga_infra.events.stores.sqlalchemy.tables import EventTables
+from araponga_infra.events.subscribing import plan_subscriptions
+from araponga_infra.events.values import (
+    Appended,
+    DeadFilter,
+    DeadLetter,
+    DeadReason,
+    Delivery,
+    EventStats,
+    Exchange,
+    HandlerStats,
+    Message,
+    Page,
+    Reaped,
+    Receipt,
+    State,
+    Subscription,
+    Want,
+    as_datetime,
+)
+
+__all__ = ["SqlOperations", "begin_immediate"]
+
+_MICRO = 1_000_000
+_ROUTES_FRESH_SECONDS = 1.0
+_SEEN_EVERY_SECONDS = 3600.0
+
+
+def begin_immediate(connection: Connection, table: str) -> None:
+    """Take SQLite's write lock before the first read.
+
+    A transaction that reads first and writes later is refused at once when another one wrote in between, whatever the
+    busy timeout (SQLite manual, "Isolation", SQLITE_BUSY_SNAPSHOT). A transaction that the host's own listener has
+    begun already takes the lock by a write to `table` that changes nothing.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if _is_in_transaction(connection):
+        connection.execute(text(f"DELETE FROM {table} WHERE 0"))
+    else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class SqlOperations:
+    """Operations of one store on one kind of database. Thread-safe; holds no connection.
+
+    Args:
+        tables: where.
+        dialect: of the engine.
+        clock: the host's; None means the database server's where it has one.
+    """
+
+    def __init__(self, tables: EventTables, dialect: Dialect, clock: Clock | None) -> None:
+        self.tables = tables
+        self._dialect = dialect
+        self._clock = clock or SYSTEM_CLOCK
+        self.is_postgres = dialect.name == "postgresql"
+        self._is_server_clock = self.is_postgres and clock is None
+        self.sql = statements_for(tables, dialect, is_server_clock=self._is_server_clock)
+        self._routes: dict[str, list[str]] = {}
+        self._routes_read_at = float("-inf")
+
+    def _values(self, **values: Any) -> dict[str, Any]:
+        if not self._is_server_clock:
+            values["now"] = self.now()
+        return values
+
+    def now(self) -> int:
+        return int(self._clock.now().timestamp() * _MICRO)
+
+    def _list(self, values: Sequence[Any]) -> Any:
+        return list(values) if self.is_postgres else msgspec.json.encode(values).decode()
+
+    # -- schema
+
+    def create_schema(self, connection: Connection) -> None:
+        if self.is_postgres:
+            lock = text("SELECT pg_advisory_xact_lock(hashtextextended('araponga_infra.events.schema', 0))")
+            connection.execute(lock)
+        elif not _is_in_transaction(connection):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self.tables.metadata.create_all(connection, checkfirst=True)
+
+    # -- subscriptions
+
+    def register(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        stored = self._subscriptions(connection)
+        plan = plan_subscriptions((each for each, _ in stored.values()), subscriptions)
+        stale_before = self.now() - int(_SEEN_EVERY_SECONDS * _MICRO)
+        changed = [
+            each for each in plan.keep
+            if each.handler not in stored or stored[each.handler][0] != each or stored[each.handler][1] < stale_before
+        ]  # fmt: skip
+        if changed or plan.remove:
+            self._write_subscriptions(connection, changed, plan.remove)
+            self._routes_read_at = float("-inf")
+        return plan.names
+
+    def _subscriptions(self, connection: Connection) -> dict[str, tuple[Subscription, int]]:
+        table = self.tables.subscriptions
+        rows = connection.execute(select(table.c.handler, table.c.event_name, table.c.aliases, table.c.seen_at))
+        return {
+            row.handler: (Subscription(row.handler, row.event_name, _read_aliases(row.aliases)), row.seen_at)
+            for row in rows
+        }
+
+    def _write_subscriptions(
+        self, connection: Connection, changed: Sequence[Subscription], removed: Sequence[str]
+    ) -> None:
+        table = self.tables.subscriptions
+        if self.is_postgres:
+            lock = text("SELECT pg_advisory_xact_lock(hashtextextended('araponga_infra.events.subscriptions', 0))")
+            connection.execute(lock)
+        names = [each.handler for each in changed] + list(removed)
+        connection.execute(delete(table).where(table.c.handler.in_(names)))
+        rows = [
+            {
+                "handler": each.handler,
+                "event_name": each.event_name,
+                "aliases": msgspec.json.encode(each.aliases).decode(),
+                "seen_at": self.now(),
+            }
+            for each in changed
+        ]
+        if rows:
+            connection.execute(insert(table), rows)
+
+    def forget(self, connection: Connection, handler: str) -> None:
+        table = self.tables.subscriptions
+        connection.execute(delete(table).where(table.c.handler == handler))
+        connection.execute(self.sql.forget, self._values(handler=handler))
+        self._routes_read_at = float("-inf")
+
+    def _routes_for(self, connection: Connection, names: set[str]) -> Mapping[str, list[str]]:
+        """Handlers by event. Read again every second, and before saying that an event has none."""
+        age = time.monotonic() - self._routes_read_at
+        if age < _ROUTES_FRESH_SECONDS and names <= self._routes.keys():
+            return self._routes
+        routes: dict[str, list[str]] = {}
+        for subscription, _ in self._subscriptions(connection).values():
+            routes.setdefault(subscription.event_name, []).append(subscription.handler)
+        self._routes, self._routes_read_at = routes, time.monotonic()
+        return routes
+
+    # -- publishing
+
+    def append(self, connection: Connection, messages: Sequence[Message]) -> Appended:
+        fresh = [each for each in messages if not each.window_seconds or self._accept(connection, each)]
+        routes = self._routes_for(connection, {each.name for each in fresh})
+        fan_out = [(handler, each) for each in fresh for handler in routes.get(each.name) or [""]]
+        keys = [each.ordering_key for each in fresh if each.ordering_key is not None]
+        if keys:
+            self._lock_keys(connection, keys)
+        if fan_out:
+            self._insert(connection, fan_out)
+        unsubscribed = sum(1 for handler, _ in fan_out if not handler)
+        return Appended(len(fan_out) - unsubscribed, len(messages) - len(fresh), unsubscribed)
+
+    def _accept(self, connection: Connection, message: Message) -> bool:
+        event_id = str(message.event_id) if self.is_postgres else message.event_id.hex
+        window = int(message.window_seconds * _MICRO)
+        accepted = connection.execute(self.sql.accept, self._values(event_id=event_id, window=window))
+        return accepted.first() is not None
+
+    def _lock_keys(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Publishers of one key take turns until COMMIT, so that ids of a key grow in the order of COMMIT. SQLite's
+        publishers take turns anyway."""
+        if isinstance(self.sql, PostgresStatements):
+            connection.execute(self.sql.lock_keys, {"keys": [f"araponga_infra.events:{key}" for key in keys]})
+
+    def _insert(self, connection: Connection, fan_out: Sequence[tuple[str, Message]]) -> None:
+        if isinstance(self.sql, PostgresStatements):
+            connection.execute(self.sql.append, self._values(**_columns(fan_out)))
+        else:
+            connection.execute(insert(self.tables.deliveries), self._rows(fan_out))
+
+    def _rows(self, fan_out: Sequence[tuple[str, Message]]) -> list[dict[str, Any]]:
+        now = self.now()
+        return [
+            {
+                "handler": handler,
+                "state": "available" if handler else "dead",
+                "due_at": _at(message) if message.due_at is not None else now + _delay(message),
+                "event_id": message.event_id,
+                "name": message.name,
+                "version": message.version,
+                "payload": message.payload,
+                "headers": _headers(message),
+                "published_at": now,
+                "ordering_key": message.ordering_key,
+                "reason": None if handler else DeadReason.NO_SUBSCRIBER.value,
+                "died_at": None if handler else now,
+            }
+            for handler, message in fan_out
+        ]
+
+    # -- processing
+
+    def exchange(
+        self,
+        connection: Connection,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        ignore_due: bool,
+    ) -> Exchange:
+        fenced = self._complete(connection, completed) if completed else 0
+        for receipt, decision in settlements:
+            values = self._values(
+                id=int(receipt[1].id), owner=receipt[0], claim=receipt[1].claim, state=decision.state.value,
+                attempts=decision.attempts, losses=decision.losses, suspect=decision.is_suspect,
+                delay=int(decision.delay_seconds * _MICRO), error=decision.error,
+                reason=decision.reason.value if decision.reason else None,
+            )  # fmt: skip
+            fenced += 1 - connection.execute(self.sql.settle, values).rowcount
+        if not wants:
+            return Exchange([], None, fenced)
+        claimed = self._claim(connection, owner, wants, ignore_due)
+        return Exchange(claimed, None if claimed else self._next_due(connection, wants), fenced)
+
+    def _complete(self, connection: Connection, completed: Sequence[Receipt]) -> int:
+        by_owner: dict[str, list[int]] = {}
+        for owner, delivery in completed:
+            by_owner.setdefault(owner, []).append(int(delivery.id))
+        done = sum(
+            connection.execute(self.sql.complete, {"ids": self._list(ids), "owner": owner}).rowcount
+            for owner, ids in by_owner.items()
+        )
+        return len(completed) - done
+
+    def _claim(self, connection: Connection, owner: str, wants: Sequence[Want], ignore_due: bool) -> list[Delivery]:
+        values: dict[str, Any] = {"owner": owner}
+        if not ignore_due:
+            values = self._values(owner=owner)
+        for number, want in enumerate(wants):
+            values[f"handler_{number}"], values[f"limit_{number}"] = want
+        rows = connection.execute(self.sql.claim(len(wants), ignore_due), values).all()
+        return [_delivery(tuple(row)) for row in sorted(rows, key=_by_due)]
+
+    def _next_due(self, connection: Connection, wants: Sequence[Want]) -> float | None:
+        values = self._values(names=self._list([each.handler for each in wants]))
+        waiting = connection.execute(self.sql.next_due, values).scalar()
+        return None if waiting is None else max(0.0, float(waiting) / _MICRO)
+
+    def claim_alone(self, connection: Connection, owner: str, handlers: Sequence[str]) -> Exchange:
+        values = {"owner": owner, "names": self._list(handlers)}
+        row = connection.execute(self.sql.claim_alone, values).first()
+        if row is None:
+            return Exchange([])
+        counted = _delivery(tuple(row))
+        return Exchange([msgspec.structs.replace(counted, attempts=counted.attempts - 1)])
+
+    def acknowledge(self, connection: Connection, receipt: Receipt) -> None:
+        """
+        Raises:
+            LeaseLostError: the owner does not hold it any more.
+        """
+        owner, delivery = receipt
+        values = {"id": int(delivery.id), "owner": owner, "claim": delivery.claim}
+        if connection.execute(self.sql.acknowledge, values).rowcount != 1:
+            raise LeaseLostError(
+                f"delivery {delivery.id} of handler {delivery.handler!r} was taken over while its handler ran: "
+                "what it did is rolled back"
+            )
+
+    # -- workers
+
+    def join(self, connection: Connection, owner: str, lease_seconds: float) -> None:
+        connection.execute(self.sql.join, self._values(owner=owner, lease=int(lease_seconds * _MICRO)))
+
+    def beat(self, connection: Connection, owner: str, lease_seconds: float) -> bool:
+        values = self._values(owner=owner, lease=int(lease_seconds * _MICRO))
+        return connection.execute(self.sql.beat, values).rowcount == 1
+
+    def reap(self, connection: Connection, handlers: Sequence[str]) -> Reaped:
+        connection.execute(self.sql.bury_workers, self._values())
+        rescued = connection.execute(self.sql.rescue).rowcount
+        has_suspects = connection.execute(self.sql.has_suspects, {"names": self._list(handlers)}).scalar()
+        return Reaped(rescued, bool(has_suspects))
+
+    def sweep(self, connection: Connection) -> None:
+        """Forget idempotency keys whose window is over."""
+        connection.execute(self.sql.forget_accepted, self._values())
+
+    def reconcile(self, connection: Connection, owner: str, held: Sequence[str]) -> int:
+        values = {"owner": owner, "ids": self._list([int(each) for each in held])}
+        return connection.execute(self.sql.give_back, values).rowcount
+
+    def leave(self, connection: Connection, owner: str) -> None:
+        self.reconcile(connection, owner, ())
+        connection.execute(self.sql.leave, {"owner": owner})
+
+    # -- looking
+
+    def pending(self, connection: Connection, handlers: Sequence[str], ignore_due: bool) -> int:
+        values = self._values(names=self._list(handlers), ignore_due=ignore_due)
+        return int(connection.execute(self.sql.pending, values).scalar_one())
+
+    def stats(self, connection: Connection) -> EventStats:
+        counts: dict[tuple[str, str], dict[str, int]] = {
+            (each.event_name, each.handler): {} for each, _ in self._subscriptions(connection).values()
+        }
+        oldest = 0.0
+        for row in connection.execute(self.sql.stats, self._values()):
+            found = counts.setdefault((row.name, row.handler), {})
+            column = _stats_column(row.state, bool(row.is_retry))
+            found[column] = found.get(column, 0) + row.number
+            if row.oldest is not None:
+                oldest = max(oldest, (row.now - row.oldest) / _MICRO)
+        handlers = (HandlerStats(event, handler, **numbers) for (event, handler), numbers in sorted(counts.items()))
+        return EventStats.of(tuple(handlers), oldest)
+
+    # -- dead letters
+
+    def dead_page(self, connection: Connection, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        columns = self.tables.deliveries.c
+        query = self._dead(wanted).order_by(columns.id).limit(limit + 1)
+        if after is not None:
+            query = query.where(columns.id > int(after))
+        rows = connection.execute(query).all()
+        items = tuple(_letter(row) for row in rows[:limit])
+        return Page(items, items[-1].id if len(rows) > limit else None)
+
+    def _dead(self, wanted: DeadFilter) -> Any:
+        columns = self.tables.deliveries.c
+        query = select(self.tables.deliveries).where(literal_column("state = 'dead'"))
+        for column, value in (
+            (columns.name, wanted.event),
+            (columns.handler, wanted.handler),
+            (columns.reason, wanted.reason),
+        ):
+            if value is not None:
+                query = query.where(column == str(value))
+        return query
+
+    def dead_letter(self, connection: Connection, letter: str) -> DeadLetter | None:
+        if not letter.isdecimal():
+            return None
+        columns = self.tables.deliveries.c
+        row = connection.execute(self._dead(DeadFilter()).where(columns.id == int(letter))).first()
+        return None if row is None else _letter(row)
+
+    def redrive(self, connection: Connection, letters: Iterable[str]) -> int:
+        """Rows get new ids: a redriven delivery joins the end of its ordering key's line."""
+        table = self.tables.deliveries
+        ids = [int(each) for each in letters if each.isdecimal()]
+        dead: ColumnElement[bool] = literal_column("state = 'dead'", Boolean)
+        orphans = self._orphan_names(connection, ids)
+        routes: Mapping[str, list[str]] = self._routes_for(connection, orphans) if orphans else {}
+        unrouted = [name for name in orphans if not routes.get(name)]
+        taken = connection.execute(
+            delete(table)
+            .where(dead, table.c.id.in_(ids), (table.c.handler != "") | table.c.name.not_in(unrouted))
+            .returning(table)
+        ).all()
+        rows = sorted(taken, key=lambda row: int(row.id))
+        keys = [row.ordering_key for row in rows if row.ordering_key is not None]
+        if keys:
+            self._lock_keys(connection, keys)
+        again = [
+            self._again(row, handler)
+            for row in rows
+            for handler in ([row.handler] if row.handler else routes[row.name])
+        ]
+        if again:
+            connection.execute(insert(table), again)
+        return len(rows)
+
+    def _orphan_names(self, connection: Connection, ids: Sequence[int]) -> set[str]:
+        columns = self.tables.deliveries.c
+        found = connection.execute(select(columns.name).where(columns.id.in_(ids), columns.handler == "").distinct())
+        return set(found.scalars())
+
+    def _again(self, row: Row[Any], handler: str) -> dict[str, Any]:
+        return {
+            "handler": handler,
+            "state": State.AVAILABLE.value,
+            "due_at": row.due_at,
+            "event_id": row.event_id,
+            "name": row.name,
+            "version": row.version,
+            "payload": row.payload,
+            "headers": row.headers,
+            "published_at": row.published_at,
+            "ordering_key": row.ordering_key,
+        }
+
+    def discard(self, connection: Connection, letters: Iterable[str]) -> int:
+        table = self.tables.deliveries
+        ids = [int(each) for each in letters if each.isdecimal()]
+        return connection.execute(delete(table).where(literal_column("state = 'dead'"), table.c.id.in_(ids))).rowcount
+
+    def purge(self, connection: Connection, wanted: DeadFilter, died_before: datetime) -> int:
+        table = self.tables.deliveries
+        old = self._dead(wanted).with_only_columns(table.c.id).where(
+            table.c.died_at < int(died_before.timestamp() * _MICRO)
+        )  # fmt: skip
+        return connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.in_transaction)
+
+
+def _read_aliases(aliases: str) -> tuple[str, ...]:
+    return msgspec.json.decode(aliases, type=tuple[str, ...])
+
+
+def _columns(fan_out: Sequence[tuple[str, Message]]) -> dict[str, list[Any]]:
+    messages = [message for _, message in fan_out]
+    return {
+        "handlers": [handler for handler, _ in fan_out],
+        "ats": [None if each.due_at is None else _at(each) for each in messages],
+        "delays": [_delay(each) for each in messages],
+        "event_ids": [str(each.event_id) for each in messages],
+        "event_names": [each.name for each in messages],
+        "versions": [each.version for each in messages],
+        "payloads": [each.payload for each in messages],
+        "headers": [_headers(each) for each in messages],
+        "ordering_keys": [each.ordering_key for each in messages],
+    }
+
+
+def _at(message: Message) -> int:
+    return int((message.due_at or 0.0) * _MICRO)
+
+
+def _delay(message: Message) -> int:
+    return int(message.delay_seconds * _MICRO)
+
+
+def _headers(message: Message) -> str | None:
+    return msgspec.json.encode(message.headers).decode() if message.headers else None
+
+
+def _by_due(row: Row[Any]) -> tuple[int, int]:
+    return row.due_at, row.id
+
+
+def _read_headers(headers: str | None) -> Mapping[str, str] | None:
+    return msgspec.json.decode(headers, type=dict[str, str]) if headers else None
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    number, handler, event_id, name, version, payload, headers, published, attempts, losses, key, claims, _ = row
+    return Delivery(
+        str(number), handler, event_id if isinstance(event_id, UUID) else UUID(event_id), name, version, bytes(payload),
+        _read_headers(headers), published / _MICRO, attempts, losses, key, claims,
+    )  # fmt: skip
+
+
+def _letter(row: Row[Any]) -> DeadLetter:
+    return DeadLetter(
+        id=str(row.id), event_id=row.event_id, event_name=row.name, event_version=row.version, handler=row.handler,
+        attempts=row.attempts, lost_leases=row.losses, reason=DeadReason(row.reason), error=row.error,
+        published_at=as_datetime(row.published_at / _MICRO), died_at=as_datetime(row.died_at / _MICRO),
+        payload=bytes(row.payload), headers=dict(_read_headers(row.headers) or {}), ordering_key=row.ordering_key,
+    )  # fmt: skip
+
+
+def _stats_column(state: str, is_retry: bool) -> str:
+    if state in (State.RUNNING, State.DEAD):
+        return state
+    return "retrying" if is_retry else "queued"

@@ -1,0 +1,114 @@
+"""Events that are written by the COMMIT of a host's session.
+
+They are collected on the session and written right before COMMIT, in one batch, by listeners on the session class: so
+`publish_in` is a plain call on an `AsyncSession` as well, and locks of ordering keys are held as briefly as possible.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
+
+from araponga_infra.events.values import Message
+from araponga_infra.transactions import AnySession, after_commit, sync_session
+
+__all__ = ["AfterWrite", "Write", "append_in", "engine_of"]
+
+Write = Callable[[Connection, Sequence[Message]], object]
+AfterWrite = Callable[[Session], object]
+
+_PENDING = "araponga_infra.events.outbox"
+_COMMITTING = "araponga_infra.events.outbox.committing"
+_install_lock = threading.Lock()
+_is_installed = False
+
+
+class _Pending:
+    __slots__ = ("message", "within", "write")
+
+    def __init__(self, within: SessionTransaction | None, message: Message, write: Write) -> None:
+        self.within = within
+        self.message = message
+        self.write = write
+
+
+def append_in(session: AnySession, message: Message, write: Write, on_commit: AfterWrite) -> None:
+    """Write `message` when `session` commits.
+
+    Args:
+        session: any of SQLAlchemy's session forms.
+        write: called with the session's connection and all messages of the transaction.
+        on_commit: called once per transaction, with the plain session, after its COMMIT.
+    """
+    _install()
+    plain = sync_session(session)
+    if not plain.in_transaction():
+        plain.begin()
+    pending: list[_Pending] = plain.info.setdefault(_PENDING, [])
+    within = plain.get_nested_transaction() or plain.get_transaction()
+    pending.append(_Pending(within, message, write))
+    after_commit(session, _callback(on_commit, plain))
+
+
+def _callback(on_commit: AfterWrite, session: Session) -> Callable[[], None]:
+    def call() -> None:
+        on_commit(session)
+
+    return call
+
+
+def _install() -> None:
+    global _is_installed
+    if _is_installed:
+        return
+    with _install_lock:
+        if not _is_installed:
+            event.listen(Session, "before_commit", _on_commit)
+            event.listen(Session, "after_flush", _on_flush)
+            event.listen(Session, "after_transaction_end", _on_end)
+            _is_installed = True
+
+
+def _on_commit(session: Session) -> None:
+    """Announced for a savepoint as well: what was published within it is written within it."""
+    if session.info.get(_PENDING):
+        session.info[_COMMITTING] = True
+        _write(session)
+
+
+def _on_flush(session: Session, _context: UOWTransaction) -> None:
+    """COMMIT flushes after it was announced; what a listener of the host's publishes then belongs to it, too."""
+    if session.info.get(_COMMITTING) and session.info.get(_PENDING):
+        _write(session)
+
+
+def _write(session: Session) -> None:
+    within = session.get_nested_transaction() or session.get_transaction()
+    pending: list[_Pending] = session.info[_PENDING]
+    session.info[_PENDING] = [each for each in pending if each.within is not within]
+    batches: dict[Write, list[Message]] = {}
+    for each in pending:
+        if each.within is within:
+            batches.setdefault(each.write, []).append(each.message)
+    if not batches:
+        return
+    connection = session.connection()
+    for write, messages in batches.items():
+        write(connection, messages)
+
+
+def _on_end(session: Session, transaction: SessionTransaction) -> None:
+    """What was not written by now was published in a transaction that was rolled back."""
+    pending: list[_Pending] | None = session.info.get(_PENDING)
+    if pending:
+        session.info[_PENDING] = [each for each in pending if each.within is not transaction]
+    if transaction.parent is None:
+        session.info.pop(_COMMITTING, None)
+
+
+def engine_of(session: Session) -> Engine:
+    """The engine behind a session, also one that is bound to a connection."""
+    return session.get_bind().engine

@@ -1,0 +1,352 @@
+"""The SQL store for sync and for async code: each operation in a short transaction of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
+from araponga_infra.events.stores.sqlalchemy.engines import refuse_private_memory, side_engine
+from araponga_infra.events.stores.sqlalchemy.listening import NoListener, Notifier, PostgresListener
+from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
+from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
+from araponga_infra.events.values import (
+    Appended,
+    Capabilities,
+    DeadFilter,
+    DeadLetter,
+    EventStats,
+    Exchange,
+    Message,
+    Page,
+    Reaped,
+    Receipt,
+    Subscription,
+    Want,
+)
+
+__all__ = ["CAPABILITIES", "AsyncSqlStore", "SqlStore"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+CAPABILITIES = Capabilities(is_durable=True, ordering=True, transactions=True)
+_SWEEP_EVERY = 100
+
+
+def _transactional(engine: Engine) -> Engine:
+    """READ COMMITTED on PostgreSQL, whatever the host's default: a claim must see what others have just released."""
+    return engine.execution_options(isolation_level="READ COMMITTED") if engine.dialect.name == "postgresql" else engine
+
+
+class SqlStore:
+    """For sync code. Thread-safe; uses connections of the host's engine for the length of a call."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, engine: Engine, operations: SqlOperations, notifier: Notifier) -> None:
+        self._engine = engine
+        self._transactions = _transactional(engine)
+        self._operations = operations
+        self._notifier = notifier
+
+    def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._transactions.begin() as connection:
+            begin_immediate(connection, self._operations.sql.workers)
+            return operation(connection, *args, **kwargs)
+
+    def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._transactions.begin() as connection:
+            return operation(connection, *args, **kwargs)
+
+    def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        return self._write(self._operations.register, subscriptions)
+
+    def forget(self, handler: str) -> None:
+        self._write(self._operations.forget, handler)
+
+    def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
+        appended = self._write(self._operations.append, messages)
+        self._notifier.notify(self._engine)
+        return appended
+
+    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        """There is always room."""
+
+    def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        return self._write(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
+
+    def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        return self._write(self._operations.claim_alone, owner, handlers)
+
+    def run_in_session(self, receipt: Receipt, work: Callable[[Session], object]) -> object:
+        with Session(self._engine, expire_on_commit=False) as session:
+            begin_immediate(session.connection(), self._operations.sql.workers)
+            allow_commit = forbid_commit(session)
+            result = work(session)
+            if is_refusal(result):
+                return result
+            session.flush()
+            self._operations.acknowledge(session.connection(), receipt)
+            allow_commit()
+            session.commit()
+            return result
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._write(self._operations.join, owner, lease_seconds)
+
+    def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        return self._write(self._operations.reconcile, owner, held)
+
+    def leave(self, owner: str) -> None:
+        self._write(self._operations.leave, owner)
+
+    def lease_keeper(self) -> LeaseKeeper:
+        refuse_private_memory(self._engine)
+        return _SqlLeaseKeeper(SqlStore(side_engine(self._engine), self._operations, self._notifier), is_own=True)
+
+    def listen(self, wake: Wake) -> WakeListener:
+        refuse_private_memory(self._engine)
+        if not self._operations.is_postgres:
+            return NoListener()
+        return PostgresListener(side_engine(self._engine), self._notifier.channel, wake, is_async=False)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._write(self._operations.beat, owner, lease_seconds)
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        return self._write(self._operations.reap, handlers)
+
+    def sweep(self) -> None:
+        self._write(self._operations.sweep)
+
+    def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        return self._read(self._operations.pending, handlers, ignore_due)
+
+    def stats(self) -> EventStats:
+        return self._read(self._operations.stats)
+
+    def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        return self._read(self._operations.dead_page, wanted, limit, after)
+
+    def dead_letter(self, letter: str) -> DeadLetter | None:
+        return self._read(self._operations.dead_letter, letter)
+
+    def redrive(self, letters: Iterable[str]) -> int:
+        redriven = self._write(self._operations.redrive, list(letters))
+        if redriven:
+            self._notifier.notify(self._engine)
+        return redriven
+
+    def discard(self, letters: Iterable[str]) -> int:
+        return self._write(self._operations.discard, list(letters))
+
+    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        return self._write(self._operations.purge, wanted, died_before)
+
+    def dispose(self) -> None:
+        """Close the connections of an engine that was made for this store."""
+        self._engine.dispose()
+
+    def close(self) -> None:
+        """The engine is the host's, and nothing else is held."""
+
+
+class AsyncSqlStore:
+    """For async code, on the event loop whose engine it uses."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, engine: AsyncEngine, operations: SqlOperations, notifier: Notifier) -> None:
+        self._engine = engine
+        self._transactions = AsyncEngine(_transactional(engine.sync_engine))
+        self._operations = operations
+        self._notifier = notifier
+
+    async def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def in_transaction(connection: Connection) -> T:
+            begin_immediate(connection, self._operations.sql.workers)
+            return operation(connection, *args, **kwargs)
+
+        async with self._transactions.begin() as connection:
+            return await connection.run_sync(in_transaction)
+
+    async def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._transactions.begin() as connection:
+            return await connection.run_sync(operation, *args, **kwargs)
+
+    async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        return await self._write(self._operations.register, subscriptions)
+
+    async def forget(self, handler: str) -> None:
+        await self._write(self._operations.forget, handler)
+
+    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
+        appended = await self._write(self._operations.append, messages)
+        await self._notifier.async_notify(self._engine)
+        return appended
+
+    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        """There is always room."""
+
+    async def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        return await self._write(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
+
+    async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        return await self._write(self._operations.claim_alone, owner, handlers)
+
+    async def run_in_session(self, receipt: Receipt, work: Callable[[AsyncSession], Awaitable[object]]) -> object:
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            connection = await session.connection()
+            await connection.run_sync(begin_immediate, self._operations.sql.workers)
+            allow_commit = forbid_commit(session.sync_session)
+            result = await work(session)
+            if is_refusal(result):
+                return result
+            await session.flush()
+            await (await session.connection()).run_sync(self._operations.acknowledge, receipt)
+            allow_commit()
+            await session.commit()
+            return result
+
+    async def join(self, owner: str, lease_seconds: float) -> None:
+        await self._write(self._operations.join, owner, lease_seconds)
+
+    async def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        return await self._write(self._operations.reconcile, owner, held)
+
+    async def leave(self, owner: str) -> None:
+        await self._write(self._operations.leave, owner)
+
+    def lease_keeper(self) -> LeaseKeeper:
+        refuse_private_memory(self._engine.sync_engine)
+        engine = AsyncEngine(side_engine(self._engine.sync_engine))
+        return _AsyncSqlLeaseKeeper(AsyncSqlStore(engine, self._operations, self._notifier))
+
+    def listen(self, wake: Wake) -> WakeListener:
+        engine = self._engine.sync_engine
+        refuse_private_memory(engine)
+        if not self._operations.is_postgres:
+            return NoListener()
+        return PostgresListener(side_engine(engine), self._notifier.channel, wake, is_async=True)
+
+    async def beat(self, owner: str, lease_seconds: float) -> bool:
+        return await self._write(self._operations.beat, owner, lease_seconds)
+
+    async def reap(self, handlers: Sequence[str]) -> Reaped:
+        return await self._write(self._operations.reap, handlers)
+
+    async def sweep(self) -> None:
+        await self._write(self._operations.sweep)
+
+    async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        return await self._read(self._operations.pending, handlers, ignore_due)
+
+    async def stats(self) -> EventStats:
+        return await self._read(self._operations.stats)
+
+    async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        return await self._read(self._operations.dead_page, wanted, limit, after)
+
+    async def dead_letter(self, letter: str) -> DeadLetter | None:
+        return await self._read(self._operations.dead_letter, letter)
+
+    async def redrive(self, letters: Iterable[str]) -> int:
+        redriven = await self._write(self._operations.redrive, list(letters))
+        if redriven:
+            await self._notifier.async_notify(self._engine)
+        return redriven
+
+    async def discard(self, letters: Iterable[str]) -> int:
+        return await self._write(self._operations.discard, list(letters))
+
+    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        return await self._write(self._operations.purge, wanted, died_before)
+
+    async def dispose(self) -> None:
+        """Close the connections of an engine that was made for this store."""
+        await self._engine.dispose()
+
+    async def close(self) -> None:
+        """The engine is the host's, and nothing else is held."""
+
+
+class _SqlLeaseKeeper:
+    """Signs of life on an engine of its own; for one thread."""
+
+    def __init__(self, store: SqlStore, *, is_own: bool) -> None:
+        self._store = store
+        self._is_own = is_own
+        self._reaps = 0
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._store.join(owner, lease_seconds)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._store.beat(owner, lease_seconds)
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        self._reaps += 1
+        if self._reaps % _SWEEP_EVERY == 1:
+            self._store.sweep()
+        return self._store.reap(handlers)
+
+    def close(self) -> None:
+        if self._is_own:
+            self._store.dispose()
+
+
+class _AsyncSqlLeaseKeeper:
+    """The same over an async driver, on an event loop of the thread's own."""
+
+    def __init__(self, store: AsyncSqlStore) -> None:
+        self._store = store
+        self._runner = asyncio.Runner()
+        self._reaps = 0
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._runner.run(self._store.join(owner, lease_seconds))
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._runner.run(self._bounded(self._store.beat(owner, lease_seconds), lease_seconds))
+
+    async def _bounded(self, work: Awaitable[T], lease_seconds: float) -> T:
+        """A sign of life that takes longer than the lease is none: better a new connection."""
+        async with asyncio.timeout(lease_seconds):
+            return await work
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        self._reaps += 1
+        return self._runner.run(self._reap(handlers, is_sweep=self._reaps % _SWEEP_EVERY == 1))
+
+    async def _reap(self, handlers: Sequence[str], *, is_sweep: bool) -> Reaped:
+        if is_sweep:
+            await self._store.sweep()
+        return await self._store.reap(handlers)
+
+    def close(self) -> None:
+        try:
+            self._runner.run(self._store.dispose())
+        finally:
+            self._runner.close()

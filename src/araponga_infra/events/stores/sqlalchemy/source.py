@@ -1,0 +1,136 @@
+"""`SqlAlchemyEventStore`: names an engine, and gives processors the shell they need."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable
+from typing import Generic, TypeVar, overload
+
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
+
+from araponga_infra.clock import Clock
+from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.events.protocols import AsyncEventStore, EventStore, Wake
+from araponga_infra.events.stores.sqlalchemy.listening import Notifier
+from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations
+from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of
+from araponga_infra.events.stores.sqlalchemy.shells import CAPABILITIES, AsyncSqlStore, SqlStore
+from araponga_infra.events.stores.sqlalchemy.tables import EventTables
+from araponga_infra.events.values import Message
+from araponga_infra.transactions import AnySession
+
+__all__ = ["SqlAlchemyEventStore"]
+
+E = TypeVar("E", Engine, AsyncEngine)
+_SUPPORTED = ("postgresql", "sqlite")
+
+
+class SqlAlchemyEventStore(Generic[E]):
+    """Keeps deliveries in a PostgreSQL or SQLite database, next to the host's own tables.
+
+    The engine stays the host's: used, never closed. With an `Engine` it serves `BackgroundEventProcessor`, with an
+    `AsyncEngine` `AsyncBackgroundEventProcessor`. It can be made before forking; processors are started after.
+
+    Args:
+        engine: of the database that `publish_in` sessions are on as well.
+        schema: the database schema of its tables; the connection's default when None.
+
+    Attributes:
+        metadata: its tables, for `metadata.create_all`, or for Alembic's `target_metadata` next to the host's own.
+
+    Raises:
+        InvalidArgumentError: not an engine, or of another database.
+
+    Example:
+        >>> store = SqlAlchemyEventStore(engine)
+        >>> store.create_schema()
+    """
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, engine: E, *, schema: str | None = None) -> None:
+        if not isinstance(engine, (Engine, AsyncEngine)):
+            raise InvalidArgumentError(f"engine is a {type(engine).__name__}: pass a SQLAlchemy Engine or AsyncEngine")
+        if engine.dialect.name not in _SUPPORTED:
+            raise InvalidArgumentError(
+                f"engine is for {engine.dialect.name}, which has no event store: use PostgreSQL or SQLite"
+            )
+        self._engine: Engine | AsyncEngine = engine
+        self._tables = EventTables(schema)
+        channel = f"araponga_events_{schema}" if schema else "araponga_events"
+        self._notifier = Notifier(channel.replace('"', ""), is_postgres=engine.dialect.name == "postgresql")
+        self._operations: dict[Clock | None, SqlOperations] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self._engine, AsyncEngine)
+
+    @property
+    def metadata(self) -> MetaData:
+        return self._tables.metadata
+
+    @overload
+    def create_schema(self: SqlAlchemyEventStore[Engine]) -> None: ...
+
+    @overload
+    def create_schema(self: SqlAlchemyEventStore[AsyncEngine]) -> Awaitable[None]: ...
+
+    def create_schema(self) -> Awaitable[None] | None:
+        """Create the tables that are missing. Several processes may do so at the same time.
+
+        To be awaited with an `AsyncEngine`.
+        """
+        operations = self._operations_for(None)
+        if isinstance(self._engine, AsyncEngine):
+            return _create_async(self._engine, operations)
+        with self._engine.begin() as connection:
+            operations.create_schema(connection)
+        return None
+
+    def sync_store(self, clock: Clock | None = None) -> EventStore:
+        if isinstance(self._engine, AsyncEngine):
+            raise InvalidArgumentError(
+                "store has an AsyncEngine, which a BackgroundEventProcessor cannot use: "
+                "give it an Engine, or use AsyncBackgroundEventProcessor"
+            )
+        return SqlStore(self._engine, self._operations_for(clock), self._notifier)
+
+    def async_store(self, clock: Clock | None = None) -> AsyncEventStore:
+        if not isinstance(self._engine, AsyncEngine):
+            raise InvalidArgumentError(
+                "store has an Engine, which an AsyncBackgroundEventProcessor cannot use: "
+                "give it an AsyncEngine, or use BackgroundEventProcessor"
+            )
+        return AsyncSqlStore(self._engine, self._operations_for(clock), self._notifier)
+
+    def append_in(self, session: AnySession, message: Message, on_commit: Wake, clock: Clock | None = None) -> None:
+        append_in(session, message, self._operations_for(clock).append, _AfterCommit(self._notifier, on_commit))
+
+    def _operations_for(self, clock: Clock | None) -> SqlOperations:
+        with self._lock:
+            if clock not in self._operations:
+                self._operations[clock] = SqlOperations(self._tables, self._engine.dialect, clock)
+            return self._operations[clock]
+
+    def __repr__(self) -> str:
+        return f"SqlAlchemyEventStore({self._engine.url.render_as_string(hide_password=True)})"
+
+
+class _AfterCommit:
+    """Tells this process, and the others. Within an AsyncSession's COMMIT the plain calls are awaited by SQLAlchemy."""
+
+    def __init__(self, notifier: Notifier, wake: Wake) -> None:
+        self._notifier = notifier
+        self._wake = wake
+
+    def __call__(self, session: Session) -> None:
+        self._wake()
+        self._notifier.notify(engine_of(session))
+
+
+async def _create_async(engine: AsyncEngine, operations: SqlOperations) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(operations.create_schema)

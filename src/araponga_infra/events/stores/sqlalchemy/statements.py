@@ -1,0 +1,199 @@
+"""The statements whose shape decides the speed of the SQL store, for PostgreSQL and for SQLite.
+
+Claims take the head of each handler's own index range and lock it with SKIP LOCKED (PostgreSQL manual, "SELECT", The
+Locking Clause), so that their cost does not grow with what waits behind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+
+from sqlalchemy import Dialect, TextClause, text
+
+from araponga_infra.events.stores.sqlalchemy.tables import EventTables
+
+__all__ = ["PostgresStatements", "SqliteStatements", "Statements", "statements_for"]
+
+_PENDING = "state IN ('available', 'retryable')"
+_CLAIMED = (
+    "id, handler, event_id, name, version, payload, headers, published_at, attempts, losses, ordering_key, claims"
+    ", due_at"
+)
+
+
+class Statements(ABC):
+    """What both databases share; `now` is a parameter, or the database's own clock."""
+
+    names = ""
+    ids = ""
+    lock_rows = ""
+
+    def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
+        table = dialect.identifier_preparer.format_table
+        self.deliveries = table(tables.deliveries)
+        self.workers = table(tables.workers)
+        self.subscriptions = table(tables.subscriptions)
+        self.accepted = table(tables.accepted)
+        self.is_server_clock = is_server_clock
+        self.now = self._server_clock() if is_server_clock else "CAST(:now AS BIGINT)"
+        self.claim = lru_cache(maxsize=256)(self._claim)
+        self.complete = text(f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'")
+        self.acknowledge = text(
+            f"DELETE FROM {self.deliveries} WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
+        )
+        self.settle = text(
+            f"UPDATE {self.deliveries} SET state = CAST(:state AS TEXT), attempts = :attempts, losses = :losses, "
+            f"suspect = :suspect, owner = NULL, reason = :reason, error = :error, "
+            f"due_at = CASE WHEN CAST(:state AS TEXT) = 'retryable' THEN {self.now} + CAST(:delay AS BIGINT) "
+            f"ELSE due_at END, "
+            f"died_at = CASE WHEN CAST(:state AS TEXT) = 'dead' THEN {self.now} END "
+            f"WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
+        )
+        self.claim_alone = text(
+            f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, attempts = attempts + 1, "
+            f"claims = claims + 1 WHERE id = (SELECT id FROM {self.deliveries} AS d WHERE suspect AND {_PENDING} "
+            f"AND handler IN ({self.names}) AND {self._key_is_free()} ORDER BY id LIMIT 1 {self.lock_rows}) "
+            f"RETURNING {_CLAIMED}"
+        )
+        self.next_due = text(
+            f"SELECT min((SELECT due_at FROM {self.deliveries} AS d WHERE d.handler = wanted.name AND {_PENDING} "
+            f"AND due_at > {self.now} ORDER BY due_at, id LIMIT 1)) - {self.now} FROM ({self._named()}) AS wanted"
+        )
+        self.join = text(
+            f"INSERT INTO {self.workers} (owner, expires_at) VALUES (:owner, {self.now} + CAST(:lease AS BIGINT))"
+        )
+        self.beat = text(
+            f"UPDATE {self.workers} SET expires_at = {self.now} + CAST(:lease AS BIGINT) WHERE owner = :owner"
+        )
+        self.bury_workers = text(f"DELETE FROM {self.workers} WHERE expires_at <= {self.now}")
+        self.rescue = text(
+            f"UPDATE {self.deliveries} AS d SET state = 'available', owner = NULL, losses = losses + 1, suspect = TRUE "
+            f"WHERE state = 'running' "
+            f"AND NOT EXISTS (SELECT 1 FROM {self.workers} AS w WHERE w.owner = d.owner)"
+        )
+        self.has_suspects = text(
+            f"SELECT EXISTS (SELECT 1 FROM {self.deliveries} WHERE suspect AND {_PENDING} "
+            f"AND handler IN ({self.names}))"
+        )
+        self.leave = text(f"DELETE FROM {self.workers} WHERE owner = :owner")
+        self.give_back = text(
+            f"UPDATE {self.deliveries} SET state = 'available', owner = NULL "
+            f"WHERE owner = :owner AND state = 'running' AND NOT {self.ids}"
+        )
+        self.pending = text(
+            f"SELECT count(*) FROM {self.deliveries} WHERE handler IN ({self.names}) AND "
+            f"(state = 'running' OR ({_PENDING} AND (CAST(:ignore_due AS BOOLEAN) OR due_at <= {self.now})))"
+        )
+        self.accept = text(
+            f"INSERT INTO {self.accepted} AS a (event_id, expires_at) VALUES ({self._uuid(':event_id')}, "
+            f"{self.now} + CAST(:window AS BIGINT)) ON CONFLICT (event_id) "
+            f"DO UPDATE SET expires_at = excluded.expires_at WHERE a.expires_at <= {self.now} RETURNING 1"
+        )
+        self.forget_accepted = text(f"DELETE FROM {self.accepted} WHERE expires_at <= {self.now}")
+        self.forget = text(
+            f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
+            f"error = 'the handler was taken out of service', died_at = {self.now} "
+            f"WHERE handler = :handler AND {_PENDING}"
+        )
+        self.stats = text(
+            f"SELECT name, handler, state, attempts > 0 AS is_retry, count(*) AS number, "
+            f"min(CASE WHEN {_PENDING} AND due_at <= {self.now} THEN published_at END) AS oldest, {self.now} AS now "
+            f"FROM {self.deliveries} GROUP BY name, handler, state, attempts > 0"
+        )
+
+    @abstractmethod
+    def _server_clock(self) -> str: ...
+
+    def _uuid(self, parameter: str) -> str:
+        return parameter
+
+    @abstractmethod
+    def _named(self) -> str:
+        """Rows of handler names, from the parameter `names`."""
+
+    @abstractmethod
+    def _claim(self, handlers: int, ignore_due: bool) -> TextClause: ...
+
+    def _key_is_free(self) -> str:
+        """A delivery with an ordering key waits for those before it, and for one that runs."""
+        return (
+            f"(ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM {self.deliveries} AS b WHERE b.handler = d.handler "
+            f"AND b.ordering_key = d.ordering_key AND b.state <> 'dead' AND b.ordering_key IS NOT NULL "
+            f"AND b.id <> d.id AND (b.id < d.id OR b.state = 'running')))"
+        )
+
+    def _head(self, number: int, ignore_due: bool) -> str:
+        is_due = "TRUE" if ignore_due else f"due_at <= {self.now}"
+        return (
+            f"SELECT id FROM {self.deliveries} AS d WHERE handler = :handler_{number} AND {_PENDING} AND NOT suspect "
+            f"AND {is_due} AND {self._key_is_free()} ORDER BY due_at, id LIMIT :limit_{number} {self.lock_rows}"
+        )
+
+
+class PostgresStatements(Statements):
+    names = "SELECT unnest(CAST(:names AS TEXT[]))"
+    ids = "id = ANY(CAST(:ids AS BIGINT[]))"
+    lock_rows = "FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
+        super().__init__(tables, dialect, is_server_clock=is_server_clock)
+        self.lock_keys = text(
+            "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM "
+            "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
+        )
+        self.append = text(
+            f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
+            f"published_at, ordering_key, reason, died_at) "
+            f"SELECT n.handler, CASE WHEN n.handler = '' THEN 'dead' ELSE 'available' END, "
+            f"coalesce(n.at, {self.now} + n.delay), CAST(n.event_id AS UUID), n.name, n.version, n.payload, n.headers, "
+            f"{self.now}, n.key, CASE WHEN n.handler = '' THEN 'no_subscriber' END, "
+            f"CASE WHEN n.handler = '' THEN {self.now} END "
+            f"FROM unnest(CAST(:handlers AS TEXT[]), CAST(:ats AS BIGINT[]), CAST(:delays AS BIGINT[]), "
+            f"CAST(:event_ids AS TEXT[]), CAST(:event_names AS TEXT[]), CAST(:versions AS INT[]), "
+            f"CAST(:payloads AS BYTEA[]), CAST(:headers AS TEXT[]), CAST(:ordering_keys AS TEXT[])) WITH ORDINALITY "
+            f"AS n(handler, at, delay, event_id, name, version, payload, headers, key, place) ORDER BY n.place"
+        )
+
+    def _server_clock(self) -> str:
+        """Stable within a statement, so that an index can be searched with it."""
+        return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+    def _uuid(self, parameter: str) -> str:
+        return f"CAST(CAST({parameter} AS TEXT) AS UUID)"
+
+    def _named(self) -> str:
+        return "SELECT unnest(CAST(:names AS TEXT[])) AS name"
+
+    def _claim(self, handlers: int, ignore_due: bool) -> TextClause:
+        heads = ", ".join(f"h{each} AS MATERIALIZED ({self._head(each, ignore_due)})" for each in range(handlers))
+        picked = " UNION ALL ".join(f"SELECT id FROM h{each}" for each in range(handlers))
+        return text(
+            f"WITH {heads} UPDATE {self.deliveries} SET state = 'running', owner = :owner, claims = claims + 1 "
+            f"WHERE id = ANY(ARRAY({picked})) RETURNING {_CLAIMED}"
+        )
+
+
+class SqliteStatements(Statements):
+    names = "SELECT value FROM json_each(:names)"
+    ids = "id IN (SELECT value FROM json_each(:ids))"
+
+    def _server_clock(self) -> str:
+        """To the millisecond only; the host's clock is the same machine's, and finer."""
+        return "CAST(unixepoch('subsec') * 1000000 AS BIGINT)"
+
+    def _named(self) -> str:
+        return "SELECT value AS name FROM json_each(:names)"
+
+    def _claim(self, handlers: int, ignore_due: bool) -> TextClause:
+        picked = " UNION ALL ".join(f"SELECT id FROM ({self._head(each, ignore_due)})" for each in range(handlers))
+        return text(
+            f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, claims = claims + 1 "
+            f"WHERE id IN ({picked}) RETURNING {_CLAIMED}"
+        )
+
+
+def statements_for(tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> Statements:
+    if dialect.name == "postgresql":
+        return PostgresStatements(tables, dialect, is_server_clock=is_server_clock)
+    return SqliteStatements(tables, dialect, is_server_clock=False)

@@ -1,0 +1,105 @@
+"""The tables of the SQL store. Times are whole microseconds since the epoch: exact, and the same in every database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TextClause,
+    Uuid,
+    text,
+)
+
+__all__ = ["EventTables"]
+
+_PENDING = text("state IN ('available', 'retryable')")
+_RUNNING = text("state = 'running'")
+_DEAD = text("state = 'dead'")
+_KEYED = text("ordering_key IS NOT NULL AND state <> 'dead'")
+_SUSPECT = text("suspect AND state IN ('available', 'retryable')")
+_Number = BigInteger().with_variant(Integer, "sqlite")
+
+
+class EventTables:
+    """Tables in a MetaData of their own, so that a host can create and migrate them with or without its own.
+
+    Args:
+        schema: the database schema they live in; the connection's default when None.
+
+    The table of deliveries is a queue: rows come and go quickly. So PostgreSQL leaves room for updates in each page and
+    vacuums it early.
+    """
+
+    def __init__(self, schema: str | None) -> None:
+        self.metadata = MetaData(schema=schema)
+        self.deliveries = Table(
+            "araponga_deliveries",
+            self.metadata,
+            Column("id", _Number, Identity(), primary_key=True),
+            Column("handler", String(400), nullable=False),
+            Column("state", String(10), nullable=False),
+            Column("due_at", BigInteger, nullable=False),
+            Column("event_id", Uuid, nullable=False),
+            Column("name", String(200), nullable=False),
+            Column("version", Integer, nullable=False),
+            Column("payload", LargeBinary, nullable=False),
+            Column("headers", Text),
+            Column("published_at", BigInteger, nullable=False),
+            Column("attempts", Integer, nullable=False, server_default="0"),
+            Column("losses", Integer, nullable=False, server_default="0"),
+            Column("claims", Integer, nullable=False, server_default="0"),
+            Column("suspect", Boolean, nullable=False, server_default=text("false")),
+            Column("ordering_key", String(200)),
+            Column("owner", String(40)),
+            Column("reason", String(40)),
+            Column("error", Text),
+            Column("died_at", BigInteger),
+            sqlite_autoincrement=True,
+            postgresql_with={
+                "fillfactor": 70,
+                "autovacuum_vacuum_scale_factor": 0.02,
+                "autovacuum_vacuum_threshold": 1000,
+                "autovacuum_vacuum_cost_delay": 0,
+            },
+        )
+        columns = self.deliveries.c
+        _index("araponga_deliveries_due", (columns.handler, columns.due_at, columns.id), _PENDING)
+        _index("araponga_deliveries_running", (columns.owner,), _RUNNING)
+        _index("araponga_deliveries_key", (columns.handler, columns.ordering_key, columns.id), _KEYED)
+        _index("araponga_deliveries_suspect", (columns.handler, columns.id), _SUSPECT)
+        _index("araponga_deliveries_dead", (columns.id,), _DEAD)
+        self.subscriptions = Table(
+            "araponga_subscriptions",
+            self.metadata,
+            Column("handler", String(400), primary_key=True),
+            Column("event_name", String(200), nullable=False),
+            Column("aliases", Text, nullable=False),
+            Column("seen_at", BigInteger, nullable=False),
+        )
+        self.workers = Table(
+            "araponga_workers",
+            self.metadata,
+            Column("owner", String(40), primary_key=True),
+            Column("expires_at", BigInteger, nullable=False),
+        )
+        self.accepted = Table(
+            "araponga_accepted",
+            self.metadata,
+            Column("event_id", Uuid, primary_key=True),
+            Column("expires_at", BigInteger, nullable=False, index=True),
+        )
+
+
+def _index(name: str, columns: tuple[Column[Any], ...], where: TextClause) -> None:
+    Index(name, *columns, postgresql_where=where, sqlite_where=where)
