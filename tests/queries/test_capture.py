@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, insert, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
@@ -216,6 +217,35 @@ def test_an_error_of_the_recorder_never_reaches_the_statement(
     assert "could not be recorded" in caplog.text
 
 
+def test_listeners_of_others_are_still_asked(engine: Engine) -> None:
+    asked: list[str] = []
+
+    def count(cursor: object, sql: str, parameters: object, context: object) -> bool:
+        asked.append(sql)
+        return False
+
+    def answer(cursor: sqlite3.Cursor, sql: str, parameters: object, context: object) -> bool:
+        if "mine" in sql:
+            cursor.execute("SELECT 'theirs' AS a")
+            return True
+        return False
+
+    with QueryInspector(engine).capture() as report, engine.connect() as connection:
+        event.listen(engine, "do_execute", count)
+        event.listen(engine, "do_execute", answer)
+        assert connection.execute(text("SELECT 'mine' AS a")).scalar() == "theirs"
+        assert connection.execute(text("SELECT 'ours' AS a")).scalar() == "ours"
+    assert len(asked) == 2
+    assert len(report.statements) == 2
+
+
+def test_statements_without_parameters(any_engine: Engine) -> None:
+    with QueryInspector(any_engine).capture() as report, any_engine.connect() as connection:
+        plain = connection.execution_options(no_parameters=True)
+        assert plain.exec_driver_sql("SELECT 1 % 2").scalar() == 1
+    assert [(s.shape, s.parameters) for s in report.statements] == [("SELECT ? % ?", ())]
+
+
 def test_units_are_transactions_of_a_connection(engine: Engine) -> None:
     with QueryInspector(engine).capture() as report, engine.connect() as connection:
         for _ in range(2):
@@ -232,7 +262,7 @@ def test_without_a_capture_nothing_is_kept(engine: Engine) -> None:
     QueryInspector(engine)
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-        assert connection not in capture_module._units
+        assert connection.get_transaction() not in capture_module._units
 
 
 def test_every_thread_has_captures_of_its_own(engine: Engine) -> None:

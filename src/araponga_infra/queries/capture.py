@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, TextClause, TextualSelect, event
-from sqlalchemy.engine import ExceptionContext, ExecutionContext
+from sqlalchemy.engine import ExecutionContext, RootTransaction
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.queries.call_sites import CallPath, call_site
@@ -28,23 +28,23 @@ _open: ContextVar[tuple[_Capture, ...]] = ContextVar("araponga_infra_captures", 
 _install_lock = threading.Lock()
 _is_listening = False
 _unit_numbers = itertools.count(1)
-_units: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
-_RUNNING = "_araponga_infra_running"
+_units: WeakKeyDictionary[RootTransaction, int] = WeakKeyDictionary()
 
 
 def listen() -> None:
-    """Attach the listeners to the class `Engine`, once and for good.
+    """Attach the listeners to every engine's dialect, once and for good.
 
-    SQLAlchemy's lists of listeners must not change while another thread's statement walks them, so they are attached
-    at the start of a service and never taken off. Where no capture is open each costs one look at a context variable.
+    These are the events around the driver's own call: SQLAlchemy asks for them once per statement, while a listener of
+    `before_cursor_execute` makes it prepare and ask for six more. Where no capture is open each costs one look at a
+    context variable. They are never taken off, since SQLAlchemy's lists of listeners must not change while another
+    thread's statement walks them.
     """
     global _is_listening
     with _install_lock:
         if not _is_listening:
-            event.listen(Engine, "begin", _on_begin)
-            event.listen(Engine, "before_cursor_execute", _on_start)
-            event.listen(Engine, "after_cursor_execute", _on_end)
-            event.listen(Engine, "handle_error", _on_error)
+            event.listen(Engine, "do_execute", _on_execute)
+            event.listen(Engine, "do_executemany", _on_executemany)
+            event.listen(Engine, "do_execute_no_params", _on_execute_no_params)
             _is_listening = True
 
 
@@ -156,63 +156,86 @@ class _Seen:
         )
 
 
-def _on_begin(connection: Connection) -> None:
-    if _open.get():
-        _units[connection] = next(_unit_numbers)
-
-
-def _on_start(
-    connection: Connection, _cursor: Any, sql: str, parameters: Any, context: ExecutionContext | None, is_many: bool
-) -> None:
+def _on_execute(cursor: Any, sql: str, parameters: Any, context: ExecutionContext | None) -> bool:
     captures = _open.get()
-    if not captures:
-        return
+    if not captures or context is None:
+        return False
+    return _run(captures, "do_execute", _on_execute, (cursor, sql, parameters, context))
+
+
+def _on_executemany(cursor: Any, sql: str, parameters: Any, context: ExecutionContext | None) -> bool:
+    captures = _open.get()
+    if not captures or context is None:
+        return False
+    return _run(captures, "do_executemany", _on_executemany, (cursor, sql, parameters, context))
+
+
+def _on_execute_no_params(cursor: Any, sql: str, context: ExecutionContext | None) -> bool:
+    captures = _open.get()
+    if not captures or context is None:
+        return False
+    return _run(captures, "do_execute_no_params", _on_execute_no_params, (cursor, sql, context))
+
+
+def _run(captures: tuple[_Capture, ...], name: str, own: Callable[..., bool], arguments: tuple[Any, ...]) -> bool:
+    """Execute the statement here, so that the time is that of the driver's call alone; True says that it is done."""
+    seen = _start(captures, arguments, is_many=name == "do_executemany")
+    if not seen:
+        return False
+    failed = True
     try:
+        _call(name, own, arguments)
+        failed = False
+    finally:
+        for each in seen:
+            each.end(failed=failed)
+    return True
+
+
+def _call(name: str, own: Callable[..., bool], arguments: tuple[Any, ...]) -> None:
+    """Do what SQLAlchemy would have done next: ask the listeners of others, then the driver."""
+    dialect = arguments[-1].dialect
+    for listener in getattr(dialect.dispatch, name):
+        if listener is not own and listener(*arguments):
+            return
+    getattr(dialect, name)(*arguments)
+
+
+def _start(captures: tuple[_Capture, ...], arguments: tuple[Any, ...], *, is_many: bool) -> list[_Seen]:
+    context = arguments[-1]
+    try:
+        connection = context.root_connection
+        transaction = connection.get_transaction()
+        if transaction is None:  # what a driver asks at its first connection
+            return []
         wanting = [each for each in captures if each.wants(connection)]
-        if wanting:
-            sent = _sent(connection, sql, parameters, context, is_many)
-            running = [seen for each in wanting if (seen := each.start(sent)) is not None]
-            if context is not None:
-                context.__dict__[_RUNNING] = running
+        if not wanting:
+            return []
+        sent = _sent(context, arguments[1], arguments[2:-1], is_many=is_many)
+        sent.unit = _unit(transaction)
+        return [seen for each in wanting if (seen := each.start(sent)) is not None]
     except Exception:
         _logger.exception("a statement could not be recorded; it is executed all the same")
+        return []
 
 
-def _sent(connection: Connection, sql: str, parameters: Any, context: ExecutionContext | None, is_many: bool) -> _Sent:
+def _sent(context: Any, sql: str, parameters: tuple[Any, ...], *, is_many: bool) -> _Sent:
     sent = _Sent()
-    shape = statement_shape(sql, dialect=connection.dialect.name, is_by_hand=_is_by_hand(context))
-    sent.parameters, sent.parameter_sets = parameter_shapes(parameters, is_many=is_many)
+    shape = statement_shape(sql, dialect=context.dialect.name, is_by_hand=_is_by_hand(context))
+    sent.parameters, sent.parameter_sets = parameter_shapes(parameters[0] if parameters else (), is_many=is_many)
     sent.facts = facts_of(context, shape, len(sent.parameters))
     sent.place, sent.path = call_site()
     sent.sql = sql
-    sent.unit = _unit(connection)
     return sent
 
 
-def _is_by_hand(context: ExecutionContext | None) -> bool:
+def _is_by_hand(context: Any) -> bool:
     written = getattr(context, "invoked_statement", None)
     return written is None or isinstance(written, (TextClause, TextualSelect))
 
 
-def _unit(connection: Connection) -> int:
-    unit = _units.get(connection)
+def _unit(transaction: RootTransaction) -> int:
+    unit = _units.get(transaction)
     if unit is None:
-        unit = _units[connection] = next(_unit_numbers)
+        unit = _units[transaction] = next(_unit_numbers)
     return unit
-
-
-def _on_end(
-    _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: ExecutionContext | None, _many: bool
-) -> None:
-    if _open.get():
-        _end(context, failed=False)
-
-
-def _on_error(exception: ExceptionContext) -> None:
-    if _open.get():
-        _end(exception.execution_context, failed=True)
-
-
-def _end(context: ExecutionContext | None, *, failed: bool) -> None:
-    for seen in context.__dict__.pop(_RUNNING, ()) if context is not None else ():
-        seen.end(failed=failed)

@@ -111,7 +111,8 @@ def _root(answer: Any) -> dict[str, Any]:
 
 def _ask_sqlite(connection: Connection, statement: Explainable, parameters: Mapping[str, Any] | None) -> list[str]:
     if isinstance(statement, Statement):
-        sql, count = numbered_placeholders(_explainable(statement).sql, style=connection.dialect.paramstyle, prefix="?")
+        sql = _explainable(statement).sql
+        _, count = numbered_placeholders(sql, style=connection.dialect.paramstyle, prefix="?")
         rows = connection.exec_driver_sql(f"{_SQLITE}{sql}", (None,) * count).all()
     else:
         rows = connection.execute(_explained(_SQLITE, statement), parameters).all()
