@@ -107,7 +107,7 @@ class Parcel:
     label: str
     revision: int
 
-    def __init__(self, id: int, label: str) -> None:  # noqa: A002
+    def __init__(self, id: int, label: str) -> None:
         self.id = id
         self.label = label
 

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.concurrency import Applied, AsyncConcurrencyHelper, ConcurrencyHelper, VersionedSession
 
@@ -29,7 +29,6 @@ class RunIn(Protocol):
     def __call__(self, work: Callable[..., T], *args: Any) -> T: ...
 
 
-SYNC_DRIVERS = ("sqlite", "psycopg", "psycopg2")
 ASYNC_DRIVERS = ("aiosqlite", "psycopg-async", "asyncpg")
 
 
@@ -44,10 +43,6 @@ class SyncDatabase:
     @property
     def is_sqlite(self) -> bool:
         return self.engine.dialect.name == "sqlite"
-
-    def create(self, base: type[DeclarativeBase]) -> None:
-        base.metadata.drop_all(self.engine)
-        base.metadata.create_all(self.engine)
 
     def helper(
         self,
@@ -81,14 +76,6 @@ class AsyncDatabase:
     @property
     def is_sqlite(self) -> bool:
         return self.engine.dialect.name == "sqlite"
-
-    def create(self, base: type[DeclarativeBase]) -> None:
-        async def create() -> None:
-            async with self.engine.begin() as connection:
-                await connection.run_sync(base.metadata.drop_all)
-                await connection.run_sync(base.metadata.create_all)
-
-        self._loop.run(create())
 
     def helper(
         self,

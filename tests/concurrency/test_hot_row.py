@@ -17,7 +17,6 @@ from araponga_infra.testing.clock import FakeClock
 from tests.servers.postgres import PostgresDatabase
 
 from .blog import Base, Post, like
-from .databases import SyncDatabase
 
 _WORKERS, _EACH = 16, 50
 
@@ -29,12 +28,12 @@ async def like_async(session: AsyncSession, post_id: int) -> int:
 
 
 def _prepare(url: str) -> None:
-    database = SyncDatabase("any", url)
-    database.create(Base)
-    with Session(database.engine) as session:
+    engine = create_engine(url)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
         session.add(Post(id=1))
         session.commit()
-    database.close()
+    engine.dispose()
 
 
 def _likes(url: str) -> tuple[int, int]:
@@ -46,8 +45,8 @@ def _likes(url: str) -> tuple[int, int]:
     return counted
 
 
-def test_16_threads_on_postgresql(blog_database: PostgresDatabase) -> None:
-    url = blog_database.url("psycopg")
+def test_16_threads_on_postgresql(emptied_database: PostgresDatabase) -> None:
+    url = emptied_database.url("psycopg")
     _prepare(url)
     engine = create_engine(url, pool_size=_WORKERS)
     helper = ConcurrencyHelper(sessionmaker(engine))
@@ -65,9 +64,9 @@ def test_16_threads_on_postgresql(blog_database: PostgresDatabase) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
-async def test_16_tasks_on_postgresql(blog_database: PostgresDatabase, driver: str) -> None:
-    await asyncio.to_thread(_prepare, blog_database.url("psycopg"))
-    engine = create_async_engine(blog_database.url(driver), pool_size=_WORKERS)
+async def test_16_tasks_on_postgresql(emptied_database: PostgresDatabase, driver: str) -> None:
+    await asyncio.to_thread(_prepare, emptied_database.url("psycopg"))
+    engine = create_async_engine(emptied_database.url(driver), pool_size=_WORKERS)
     helper = AsyncConcurrencyHelper(async_sessionmaker(engine))
 
     async def like_often() -> list[int]:

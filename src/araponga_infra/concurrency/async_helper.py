@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -22,9 +22,10 @@ from araponga_infra.concurrency.attempts import (
     expired_in,
     reload,
 )
-from araponga_infra.concurrency.classification import Failure
+from araponga_infra.concurrency.classification import Failure, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
+from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
 from araponga_infra.concurrency.units import UnitOfWork, UnitOfWorkMethod
 from araponga_infra.errors import InvalidArgumentError
@@ -35,6 +36,7 @@ __all__ = ["AsyncConcurrencyHelper"]
 Owner = TypeVar("Owner")
 P = ParamSpec("P")
 T = TypeVar("T")
+AsyncVerify: TypeAlias = Callable[[AsyncSession], Awaitable[Applied[Any] | None]]
 
 
 class AsyncConcurrencyHelper:
@@ -67,7 +69,7 @@ class AsyncConcurrencyHelper:
         self._policy = RetryPolicy.checked(max_attempts, backoff, timeout, lock_after)
         self._clock = clock or SYSTEM_CLOCK
         self._report = reporter(observer)
-        self._verify: Callable[[AsyncSession], Awaitable[Applied[Any] | None]] | None = None
+        self._verify: AsyncVerify | None = None
 
     async def execute(
         self, work: Callable[Concatenate[AsyncSession, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -86,7 +88,7 @@ class AsyncConcurrencyHelper:
         *,
         max_attempts: int | None = None,
         timeout: Duration | None = None,
-        verify: Callable[[AsyncSession], Awaitable[Applied[Any] | None]] | None = None,
+        verify: AsyncVerify | None = None,
     ) -> Self:
         """A helper like this one with some settings changed, as `ConcurrencyHelper.options`; `verify` is awaited."""
         changed = copy.copy(self)
@@ -104,7 +106,7 @@ class AsyncConcurrencyHelper:
     ) -> UnitOfWorkMethod[Owner, AsyncSession, P, Coroutine[Any, Any, T]]: ...
     def unit_of_work(self, work: Callable[..., Any], /) -> Any:
         """Decorator: the coroutine function without its session parameter, run by `execute`. Functions and methods."""
-        return UnitOfWork(self.execute, work)
+        return UnitOfWork[AsyncSession, Any, Any](self.execute, work)
 
     async def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
         work, args, kwargs = call
@@ -117,9 +119,11 @@ class AsyncConcurrencyHelper:
                             await session.run_sync(plan.prepare)
                         result = await work(session, *args, **kwargs)
                         await session.flush()
+                        if self._verify is not None:
+                            attempt.server_process = await session.run_sync(server_process)
                         expired = expired_in(result)
                         if expired:
-                            await session.run_sync(lambda _session: reload(expired))
+                            await session.run_sync(reload, expired)
                     attempt.is_committing = True
             except Exception as error:
                 return attempt.failed(error)
@@ -154,13 +158,27 @@ class AsyncConcurrencyHelper:
         raise failed.error
 
     async def _look_for(self, course: Course, failed: FailedAttempt) -> Applied[Any] | None:
-        if self._verify is None:
-            course.doubt(None)
-            raise CommitOutcomeUnknownError(attempts=course.progress.attempts + 1) from failed.error
+        attempts = course.progress.attempts + 1
+        if self._verify is not None:
+            for delay_seconds in LOOK_DELAYS_SECONDS:
+                await self._clock.async_sleep(delay_seconds)
+                try:
+                    if failed.server_process is None or not await self._is_still_open(failed.server_process):
+                        applied = await self._look()
+                        course.doubt(applied is not None)
+                        return applied
+                except Exception as error:
+                    if not is_unreachable(error):
+                        raise CommitOutcomeUnknownError(attempts=attempts) from error
+        course.doubt(None)
+        raise CommitOutcomeUnknownError(attempts=attempts) from failed.error
+
+    async def _is_still_open(self, process: int) -> bool:
+        return await self._afresh(partial(is_still_open, process=process))
+
+    async def _look(self) -> Applied[Any] | None:
         async with self._sessionmaker(expire_on_commit=False) as session:
-            applied = await self._verify(session)
-        course.doubt(applied is not None)
-        return applied
+            return await cast("AsyncVerify", self._verify)(session)
 
     async def _afresh(self, read: Callable[[Session], T]) -> T:
         async with self._sessionmaker(expire_on_commit=False) as session:
@@ -168,7 +186,7 @@ class AsyncConcurrencyHelper:
             return outcome
 
 
-def _checked_sessionmaker(maker: Any) -> async_sessionmaker[Any]:
+def _checked_sessionmaker(maker: async_sessionmaker[Any]) -> async_sessionmaker[Any]:
     if not isinstance(maker, async_sessionmaker):
         raise InvalidArgumentError(
             f"sessionmaker is a {type(maker).__name__}: pass sqlalchemy.ext.asyncio.async_sessionmaker(engine); "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import InstanceState, Session
 
 from araponga_infra.clock import Clock
-from araponga_infra.concurrency.classification import Failure, classify, driver_code
+from araponga_infra.concurrency.classification import Failure, classify, driver_code, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Progress, Retry, RetryPolicy, Step, next_step
 from araponga_infra.concurrency.errors import ConcurrencyConflictError, RowConflict
 from araponga_infra.concurrency.journal import ExpectedRow
@@ -25,6 +25,9 @@ from araponga_infra.telemetry import Report
 __all__ = ["Applied", "Attempt", "Course", "FailedAttempt", "Plan", "conflict_error", "expired_in", "reload"]
 
 T = TypeVar("T")
+
+_MAPPINGS: tuple[type[Any], ...] = (dict,)
+_COLLECTIONS: tuple[type[Any], ...] = (list, tuple, set, frozenset)
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class FailedAttempt:
 
     error: Exception
     failure: Failure
-    suspects: tuple[ExpectedRow, ...]
-    is_sqlite: bool
+    suspects: tuple[ExpectedRow, ...] = ()
+    is_sqlite: bool = False
+    server_process: int | None = None
 
     @property
     def can_lock(self) -> bool:
@@ -80,7 +84,7 @@ class Plan:
 class Attempt:
     """One run of the work, on a session of its own."""
 
-    __slots__ = ("_journal", "_previous", "_session", "_suspects", "is_committing")
+    __slots__ = ("_journal", "_previous", "_session", "_suspects", "is_committing", "server_process")
 
     def __init__(self, session: Session, plan: Plan | None) -> None:
         self._session = session
@@ -89,6 +93,7 @@ class Attempt:
         self._previous = plan.failed if plan is not None else None
         self._suspects: tuple[ExpectedRow, ...] = ()
         self.is_committing = False
+        self.server_process: int | None = None
 
     def __enter__(self) -> None:
         """Around the work: what the session holds when it fails is gone after the rollback that follows."""
@@ -101,18 +106,24 @@ class Attempt:
 
     def failed(self, error: Exception) -> FailedAttempt:
         """Classify what came out of the session."""
-        if self._previous is not None and error is self._previous.error:
-            failure = Failure.OTHER
-        else:
-            failure = classify(error, is_committing=self.is_committing)
+        failure = self._classify(error)
         if failure is Failure.OTHER:
-            return FailedAttempt(error, failure, (), is_sqlite=False)
+            return FailedAttempt(error, failure)
         suspects = self._suspects or self._journal.suspects(self._session)
         if not suspects and failure is Failure.STALE:
-            return FailedAttempt(error, Failure.OTHER, (), is_sqlite=False)
+            return FailedAttempt(error, Failure.OTHER)
         if not suspects and self._previous is not None:
             suspects = self._previous.suspects
-        return FailedAttempt(error, failure, suspects, _is_sqlite(self._session, suspects))
+        return FailedAttempt(error, failure, suspects, _is_sqlite(self._session, suspects), self.server_process)
+
+    def _classify(self, error: Exception) -> Failure:
+        failure = classify(error, is_committing=self.is_committing)
+        if self._previous is None:
+            return failure
+        if error is self._previous.error:
+            return Failure.OTHER
+        is_same_outage = self._previous.failure is Failure.CONNECTION_LOST and is_unreachable(error)
+        return Failure.CONNECTION_LOST if is_same_outage and failure is Failure.OTHER else failure
 
 
 def _is_sqlite(session: Session, suspects: tuple[ExpectedRow, ...]) -> bool:
@@ -197,18 +208,21 @@ def expired_in(result: object) -> list[InstanceState[Any]]:
     """Rows in what the work returns that would have to be read again: their session is about to close."""
     if result is None or isinstance(result, (str, int)):
         return []
-    states = (inspect(item, raiseerr=False) for item in _items(result))
-    return [state for state in states if isinstance(state, InstanceState) and state.expired_attributes and state.key]
+    return [state for state in map(_state_of, _items(result)) if state is not None and state.expired_attributes]
 
 
-def _items(result: object) -> Iterable[object]:
-    if isinstance(result, Mapping):
-        return result.values()
-    return result if isinstance(result, (list, tuple, set, frozenset)) else (result,)
+def _items(result: Any) -> Iterable[Any]:
+    items = list(result.values()) if isinstance(result, _MAPPINGS) else result
+    return items if isinstance(items, _COLLECTIONS) else (items,)
 
 
-def reload(states: Iterable[InstanceState[Any]]) -> None:
+def _state_of(item: object) -> InstanceState[Any] | None:
+    state: InstanceState[Any] | None = inspect(item, raiseerr=False)
+    return state if hasattr(state, "expired_attributes") else None
+
+
+def reload(session: Session, states: Iterable[InstanceState[Any]]) -> None:
     """Read the expired attributes, inside the transaction that wrote them."""
     for state in states:
-        if state.session is not None and state.obj() is not None:
-            state.session.refresh(state.obj(), sorted(state.expired_attributes))
+        if state.session is session:
+            session.refresh(state.obj(), sorted(state.expired_attributes))

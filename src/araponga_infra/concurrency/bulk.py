@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
-from sqlalchemy import Table
 from sqlalchemy.engine import Result
-from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
-from araponga_infra.concurrency.journal import Journal, journal_of, versioned_states
+from araponga_infra.concurrency.journal import ExpectedRow, Journal, journal_of, versioned_states
 from araponga_infra.concurrency.versions import entity_name, loaded_version, version_column, version_key
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
+__all__ = ["expect_versions", "refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
 
 _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 
@@ -30,6 +30,8 @@ def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
     journal = journal_of(execution.session)
     if journal is None or mapper is None or not execution.is_update or mapper.version_id_col is None:
         return None
+    if isinstance(execution.parameters, list):
+        expect_versions(journal, execution.session, mapper, execution.parameters)
     held = {
         state: version
         for state in versioned_states(execution.session)
@@ -40,6 +42,16 @@ def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
         if loaded_version(state) is None:
             _keep_in_step(journal, state, version)
     return result
+
+
+def expect_versions(journal: Journal, session: Session, mapper: Mapper[Any], mappings: Any) -> None:
+    """Take down what an update by a list of keys expects, so that a conflict can be told."""
+    keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+    version = version_key(mapper)
+    for mapping in mappings:
+        if mapping.get(version) is not None and all(key in mapping for key in keys):
+            journal.expect(ExpectedRow(mapper, tuple(mapping[key] for key in keys), mapping[version]))
+    journal.connection = session.connection(bind_arguments={"mapper": mapper})
 
 
 def _keep_in_step(journal: Journal, state: InstanceState[Any], version: int) -> None:
@@ -80,11 +92,11 @@ def _refuse_update(execution: ORMExecuteState, mapper: Mapper[Any], statement: U
     if isinstance(execution.parameters, list):
         refuse_bulk_mappings(mapper, execution.parameters)
         return
-    column = version_column(mapper)
-    if isinstance(statement.table, Table) and statement.table is not column.table:
+    column, table = version_column(mapper), mapper.local_table
+    if table is not column.table:
         raise InvalidArgumentError(
-            f"update({name}) changes {statement.table.name} and leaves the version in {column.table.name} as it is: "
-            f"read the objects and change them, one by one"
+            f"update({name}) changes {table.description} and leaves the version in {column.table.description} as it "
+            "is: read the objects and change them one by one"
         )
     bind = execution.session.get_bind(mapper)
     if column.key in statement.compile(dialect=bind.dialect).params:
@@ -97,8 +109,6 @@ def refuse_bulk_mappings(mapper: Mapper[Any], mappings: Any) -> None:
     Raises:
         InvalidArgumentError: a mapping without the version attribute.
     """
-    if mapper.version_id_col is None:
-        return
     key = version_key(mapper)
     if any(mapping.get(key) is None for mapping in mappings):
         raise InvalidArgumentError(
@@ -119,6 +129,6 @@ def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
 
 
 def _written_by(upsert: Any) -> set[str]:
-    assigned = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", {})
-    pairs = assigned.items() if isinstance(assigned, dict) else assigned
+    assigned: Any = getattr(upsert, "update_values_to_set", None) or getattr(upsert, "update", {})
+    pairs: Iterable[tuple[Any, Any]] = assigned.items() if hasattr(assigned, "items") else assigned
     return {str(getattr(target, "key", target)) for target, _value in pairs}

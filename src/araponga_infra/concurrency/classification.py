@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
 from araponga_infra.concurrency.errors import ConcurrencyConflictError, PreconditionFailedError
 
-__all__ = ["DriverCode", "Failure", "classify", "driver_code", "is_conflict_code", "is_connection_loss"]
+__all__ = ["DriverCode", "Failure", "classify", "driver_code", "is_unreachable"]
 
 _SERIALIZATION_STATES = frozenset({"40001", "40P01"})
 _LOSS_STATES = frozenset({"57P01", "57P02", "57P03", "57P05"})
@@ -83,6 +84,11 @@ def is_connection_loss(error: BaseException, *, is_committing: bool = False) -> 
     return is_committing and isinstance(error, (ConnectionError, TimeoutError, EOFError))
 
 
+def is_unreachable(error: BaseException) -> bool:
+    """Whether this may be a server that is down or restarting: a loss, or a connect that failed without its answer."""
+    return is_connection_loss(error, is_committing=True)
+
+
 def _is_loss_code(code: DriverCode) -> bool:
     state = code.sqlstate or ""
     return state.startswith(_LOSS_STATE_CLASS) or state in _LOSS_STATES or code.mysql in _MYSQL_LOSSES
@@ -103,7 +109,7 @@ def driver_code(error: BaseException | None) -> DriverCode:
     first = error.args[0] if error.args else None
     sqlstate = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if sqlstate is None and isinstance(first, dict):
-        sqlstate = first.get("C")
+        sqlstate = cast("dict[str, str]", first).get("C")
     number = getattr(error, "errno", None)
     mysql = number if isinstance(number, int) else first if isinstance(first, int) else None
     return DriverCode(sqlstate=sqlstate if isinstance(sqlstate, str) else None, mysql=mysql)

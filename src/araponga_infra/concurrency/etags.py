@@ -184,7 +184,7 @@ def _reload_version(obj: object, state: InstanceState[Any]) -> int | None:
 
 
 def _versioned_state(obj: object) -> InstanceState[Any]:
-    state = inspect(obj, raiseerr=False)
+    state: InstanceState[Any] | None = inspect(obj, raiseerr=False)
     if not isinstance(state, InstanceState):
         raise InvalidArgumentError(f"a {type(obj).__name__} is not a mapped row: pass an object of a versioned class")
     if state.mapper.version_id_col is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -21,9 +21,10 @@ from araponga_infra.concurrency.attempts import (
     expired_in,
     reload,
 )
-from araponga_infra.concurrency.classification import Failure
+from araponga_infra.concurrency.classification import Failure, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
+from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
 from araponga_infra.concurrency.units import UnitOfWork, UnitOfWorkMethod
 from araponga_infra.errors import InvalidArgumentError
@@ -34,6 +35,7 @@ __all__ = ["ConcurrencyHelper"]
 Owner = TypeVar("Owner")
 P = ParamSpec("P")
 T = TypeVar("T")
+Verify: TypeAlias = Callable[[Session], Applied[Any] | None]
 
 
 class ConcurrencyHelper:
@@ -75,7 +77,7 @@ class ConcurrencyHelper:
         self._policy = RetryPolicy.checked(max_attempts, backoff, timeout, lock_after)
         self._clock = clock or SYSTEM_CLOCK
         self._report = reporter(observer)
-        self._verify: Callable[[Session], Applied[Any] | None] | None = None
+        self._verify: Verify | None = None
 
     def execute(self, work: Callable[Concatenate[Session, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(session, *args, **kwargs)` and COMMIT; after a conflict again, from the start, in a new session.
@@ -112,7 +114,7 @@ class ConcurrencyHelper:
         *,
         max_attempts: int | None = None,
         timeout: Duration | None = None,
-        verify: Callable[[Session], Applied[Any] | None] | None = None,
+        verify: Verify | None = None,
     ) -> Self:
         """A helper like this one with some settings changed; what is None stays as it is.
 
@@ -147,7 +149,7 @@ class ConcurrencyHelper:
             ... def publish(session: Session, post_id: int) -> Post: ...
             >>> publish(7)  # doctest: +SKIP
         """
-        return UnitOfWork(self.execute, work)
+        return UnitOfWork[Session, Any, Any](self.execute, work)
 
     def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
         work, args, kwargs = call
@@ -160,7 +162,9 @@ class ConcurrencyHelper:
                             plan.prepare(session)
                         result = work(session, *args, **kwargs)
                         session.flush()
-                        reload(expired_in(result))
+                        if self._verify is not None:
+                            attempt.server_process = server_process(session)
+                        reload(session, expired_in(result))
                     attempt.is_committing = True
             except Exception as error:
                 return attempt.failed(error)
@@ -195,19 +199,33 @@ class ConcurrencyHelper:
         raise failed.error
 
     def _look_for(self, course: Course, failed: FailedAttempt) -> Applied[Any] | None:
-        if self._verify is None:
-            course.doubt(None)
-            raise CommitOutcomeUnknownError(attempts=course.progress.attempts + 1) from failed.error
-        applied = self._afresh(self._verify)
-        course.doubt(applied is not None)
-        return applied
+        attempts = course.progress.attempts + 1
+        if self._verify is not None:
+            for delay_seconds in LOOK_DELAYS_SECONDS:
+                self._clock.sleep(delay_seconds)
+                try:
+                    if failed.server_process is None or not self._is_still_open(failed.server_process):
+                        applied = self._look()
+                        course.doubt(applied is not None)
+                        return applied
+                except Exception as error:
+                    if not is_unreachable(error):
+                        raise CommitOutcomeUnknownError(attempts=attempts) from error
+        course.doubt(None)
+        raise CommitOutcomeUnknownError(attempts=attempts) from failed.error
+
+    def _is_still_open(self, process: int) -> bool:
+        return self._afresh(partial(is_still_open, process=process))
+
+    def _look(self) -> Applied[Any] | None:
+        return self._afresh(cast("Verify", self._verify))
 
     def _afresh(self, read: Callable[[Session], T]) -> T:
         with self._sessionmaker(expire_on_commit=False) as session:
             return read(session)
 
 
-def _checked_sessionmaker(maker: Any) -> sessionmaker[Any]:
+def _checked_sessionmaker(maker: sessionmaker[Any]) -> sessionmaker[Any]:
     if not isinstance(maker, sessionmaker):
         raise InvalidArgumentError(
             f"sessionmaker is a {type(maker).__name__}: pass sqlalchemy.orm.sessionmaker(engine); each attempt needs a "

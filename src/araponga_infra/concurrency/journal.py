@@ -34,6 +34,10 @@ class ExpectedRow:
     identity: tuple[Any, ...]
     version: int
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.mapper.base_mapper, self.identity
+
 
 class Journal:
     """What one session has read and is about to write. Not thread-safe, as the session is not.
@@ -57,8 +61,11 @@ class Journal:
 
     def note(self, state: InstanceState[Any], version: int) -> None:
         """The version that was first read counts: later ones of the same transaction are of its own making."""
-        if state.key not in self._expected and state not in self._inserted:
-            self._expected[state.key] = ExpectedRow(state.mapper, tuple(state.identity or ()), version)
+        if state not in self._inserted:
+            self.expect(ExpectedRow(state.mapper, tuple(state.identity or ()), version))
+
+    def expect(self, row: ExpectedRow) -> None:
+        self._expected.setdefault(row.key, row)
 
     def note_overtaken(self, state: InstanceState[Any], version: int) -> None:
         """A bulk update of this session gave the row a version that the session cannot know."""
@@ -73,7 +80,8 @@ class Journal:
         for state in versioned_states(session):
             version = loaded_version(state)
             if version is not None and state not in self._inserted:
-                held.setdefault(state.key, ExpectedRow(state.mapper, tuple(state.identity or ()), version))
+                row = ExpectedRow(state.mapper, tuple(state.identity or ()), version)
+                held.setdefault(row.key, row)
         return tuple(held.values())
 
     def clear(self) -> None:
@@ -139,6 +147,6 @@ def note_insert(mapper: Mapper[Any], _connection: Connection, state: InstanceSta
 
 def versioned_states(session: Session) -> Iterable[InstanceState[Any]]:
     for obj in session.identity_map.values():
-        state = inspect(obj)
-        if isinstance(state, InstanceState) and state.mapper.version_id_col is not None:
+        state: InstanceState[Any] = inspect(obj)
+        if state.mapper.version_id_col is not None:
             yield state

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, Table, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, select, tuple_
 from sqlalchemy.orm import Mapper, Session
 
 from araponga_infra.concurrency.errors import RowConflict
@@ -69,8 +69,8 @@ def key_columns(mapper: Mapper[Any]) -> list[ColumnElement[Any]]:
 
 
 def _column_in(table: Table, mapper: Mapper[Any], key: ColumnElement[Any]) -> ColumnElement[Any]:
-    columns = mapper.get_property_by_column(key).columns
-    return next((column for column in columns if isinstance(column, Column) and column.table is table), key)
+    columns: list[Any] = mapper.get_property_by_column(key).columns
+    return next((column for column in columns if getattr(column, "table", None) is table), key)
 
 
 def begin_immediate(session: Session) -> None:

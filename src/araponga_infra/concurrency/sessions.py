@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import InstanceState, ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.orm.exc import StaleDataError
 
 from araponga_infra.concurrency.attempts import FailedAttempt, conflict_error
-from araponga_infra.concurrency.bulk import refuse_bulk_mappings, refuse_unsafe
+from araponga_infra.concurrency.bulk import expect_versions, refuse_bulk_mappings, refuse_unsafe
 from araponga_infra.concurrency.classification import Failure, classify
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError, PreconditionFailedError, RowConflict
 from araponga_infra.concurrency.versions import entity_name, loaded_version, version_key
@@ -84,11 +84,15 @@ class VersionedSession(Session):
 
     def bulk_update_mappings(self, mapper: Any, mappings: Iterable[dict[str, Any]]) -> None:
         listed = list(mappings)
-        refuse_bulk_mappings(inspect(mapper), listed)
-        super().bulk_update_mappings(mapper, listed)
+        versioned: Mapper[Any] = inspect(mapper)
+        if versioned.version_id_col is not None:
+            refuse_bulk_mappings(versioned, listed)
+            expect_versions(self._journal, self, versioned, listed)
+        with self._translated():
+            super().bulk_update_mappings(versioned, listed)
 
     @contextmanager
-    def _translated(self, *, is_committing: bool = False) -> Iterator[None]:
+    def _translated(self, *, is_committing: bool = False) -> Generator[None, None, None]:
         try:
             yield
         except (StaleDataError, DBAPIError) as error:
@@ -125,8 +129,8 @@ class VersionedSession(Session):
                 connection.rollback()
 
     def _to_be_merged(self, instance: object) -> Iterator[InstanceState[Any]]:
-        state = inspect(instance, raiseerr=False)
-        if not isinstance(state, InstanceState):
+        state: InstanceState[Any] | None = inspect(instance, raiseerr=False)
+        if state is None or not hasattr(state, "mapper"):
             return
         yield state
         with self.no_autoflush:

@@ -159,7 +159,8 @@ def guard_assignment(mapper: Mapper[Any], key: str) -> None:
     """Refuse `obj.row_version = ...` on a row that exists: it would overwrite others' changes unseen."""
 
     def refuse_other(state: InstanceState[Any], value: object, _old: object, _initiator: object) -> None:
-        if state.key is not None and state.dict.get(key) != value:
+        is_same = isinstance(value, int) and state.dict.get(key) == value
+        if state.key is not None and not is_same:
             raise InvalidArgumentError(
                 f"{key} of {row_name(state)} cannot be set to {value!r}: the database counts it. "
                 f"To insist on the version that a client saw, call expect_version(obj, {value!r})"
@@ -206,16 +207,16 @@ def _existing_column(mapper: Mapper[Any], key: str) -> Column[Any] | None:
     if not mapper.has_property(key):
         return None
     column = mapper.columns.get(key)
+    if mapper.concrete and (column is None or column.table is not mapper.local_table):
+        return None  # the attribute stands for the parent's, whose table has nothing to do with this one
     if not isinstance(column, Column):
         raise refuse(mapper, f"its attribute {key!r} is no column of a table")
-    if mapper.concrete and column.table is not mapper.local_table:
-        return None
     return column
 
 
 def _add_column(mapper: Mapper[Any], key: str) -> Column[int]:
     table = mapper.local_table
-    if not isinstance(table, Table) or "__tablename__" not in mapper.class_.__dict__:
+    if not isinstance(table, Table) or not hasattr(mapper.class_, "__tablename__"):
         raise refuse(
             mapper,
             f"its table {table.description!r} has no column mapped as {key!r}: "
@@ -237,25 +238,24 @@ def _check_column(mapper: Mapper[Any], column: Column[Any]) -> None:
     if column.onupdate is not None or column.server_onupdate is not None:
         raise refuse(mapper, f"column {column} has an onupdate of its own: take that out, updates count it up")
     if column.default is None and column.server_default is None:
-        _set_default(column)
-
-
-def _set_default(column: Column[Any]) -> None:
-    default = ColumnDefault(1)
-    default.column = column
-    column.default = default
+        column.default = _default_of(column, 1)
 
 
 def _bump_in_bulk(column: Column[Any]) -> None:
     """`onupdate` reaches every UPDATE of ORM and Core that does not set the column, whatever else it sets."""
 
     def bump(attached: Column[Any], _table: object) -> None:
-        onupdate = ColumnDefault(attached + 1, for_update=True)
-        onupdate.column = attached
-        attached.onupdate = onupdate
+        attached.onupdate = _default_of(attached, attached + 1, for_update=True)
 
     bump(column, column.table)
     event.listen(column, "after_parent_attach", bump, propagate=True)  # Table.to_metadata copies the column
+
+
+def _default_of(column: Column[Any], value: Any, *, for_update: bool = False) -> ColumnDefault:
+    make_default: Any = ColumnDefault  # its constructor makes one of several subclasses, and is typed for none
+    default: ColumnDefault = make_default(value, for_update=for_update)
+    default.column = column
+    return default
 
 
 _on_mapping_of(RowVersion, ROW_VERSION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, Dialect, FetchedValue, Table, event
+from sqlalchemy import Column, Connection, Dialect, FetchedValue, Table, event
 from sqlalchemy.orm import Mapped, Mapper
 from sqlalchemy.types import UserDefinedType
 
@@ -23,14 +23,21 @@ class Xid(UserDefinedType[int]):
     def get_col_spec(self, **_kw: Any) -> str:
         return "XID"
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], Any]:
+    def bind_processor(self, dialect: Dialect) -> Callable[[int | None], Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         _refuse_other_databases(dialect)
-        convert: type[int | str] = int if dialect.driver == "asyncpg" else str
-        return lambda value: None if value is None else convert(value)
+        return _integer if dialect.driver == "asyncpg" else _text
 
-    def result_processor(self, dialect: Dialect, _coltype: object) -> Callable[[Any], int | None]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], int | None]:  # pyright: ignore[reportIncompatibleMethodOverride] # noqa: ARG002
         _refuse_other_databases(dialect)
-        return lambda value: None if value is None else int(value)
+        return _integer
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 class XminRowVersion:
@@ -72,10 +79,14 @@ def _use_xmin(mapper: Mapper[Any], _mapped: type[Any]) -> None:
     mapper.add_property(ROW_VERSION, column)
     use_version(mapper, column, generator=False)
     guard_assignment(mapper, ROW_VERSION)
-    event.listen(table, "before_create", lambda _table, connection, **_kw: _refuse_other_databases(connection.dialect))
+    event.listen(table, "before_create", _refuse_to_create)
 
 
 event.listen(XminRowVersion, "after_mapper_constructed", _use_xmin, propagate=True)
+
+
+def _refuse_to_create(_table: object, connection: Connection, **_options: object) -> None:
+    _refuse_other_databases(connection.dialect)
 
 
 def _refuse_other_databases(dialect: Dialect) -> None:

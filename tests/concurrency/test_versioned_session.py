@@ -1,0 +1,376 @@
+"""What a VersionedSession refuses and translates, outside `execute` as well as inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, load_only, sessionmaker
+
+from araponga_infra.concurrency import (
+    ConcurrencyConflictError,
+    PreconditionFailedError,
+    RowConflict,
+    VersionedSession,
+    touch,
+)
+from araponga_infra.errors import InvalidArgumentError
+
+from .blog import Boat, Comment, Post, Tag, like
+from .databases import Database, SyncDatabase
+
+Others = sessionmaker[Session]
+
+
+def like_by_another(others: Others) -> None:
+    with others.begin() as other:
+        like(other, 1)
+
+
+def commit(session: Session) -> None:
+    session.commit()
+
+
+@pytest.mark.parametrize("finish", [lambda s: s.flush(), lambda s: s.commit()], ids=["flush", "commit"])
+def test_a_conflict_is_told_outside_of_execute(
+    database: Database, others: Others, finish: Callable[[Session], None]
+) -> None:
+    with database.session() as run:
+        post = run(lambda session: session.get_one(Post, 1))
+        like_by_another(others)
+        post.title = "never"
+        with pytest.raises(ConcurrencyConflictError) as refused:
+            run(finish)
+    assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
+    assert refused.value.attempts == 1
+
+
+def test_a_conflict_is_told_by_a_begin_block(database: Database, others: Others) -> None:
+    def edit(session: Session) -> None:
+        with session.begin():
+            post = session.get_one(Post, 1)
+            like_by_another(others)
+            post.title = "never"
+
+    with database.session() as run, pytest.raises(ConcurrencyConflictError, match="Post 1"):
+        run(edit)
+
+
+def test_telling_of_a_conflict_needs_no_second_connection(database: Database, others: Others) -> None:
+    if not isinstance(database, SyncDatabase):
+        return
+    alone = SyncDatabase("alone", database.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    with VersionedSession(alone.engine) as session:
+        post = session.get_one(Post, 1)
+        like_by_another(others)
+        post.title = "never"
+        with pytest.raises(ConcurrencyConflictError, match="at version 2 now"):
+            session.flush()
+    alone.close()
+
+
+def test_a_conflict_in_a_savepoint_leaves_the_transaction_alone(database: Database, others: Others) -> None:
+    if database.is_sqlite:
+        return  # its one writer at a time leaves nobody to conflict with once the transaction has written
+
+    def edit_in_savepoint(session: Session) -> None:
+        session.add(Tag(id=1, name="kept"))
+        session.flush()
+        post = session.get_one(Post, 1)
+        like_by_another(others)
+        with pytest.raises(ConcurrencyConflictError, match="at version 2 now"), session.begin_nested():
+            post.title = "never"
+        session.commit()
+
+    with database.session() as run:
+        run(edit_in_savepoint)
+    with others() as session:
+        assert session.get_one(Tag, 1).name == "kept"
+
+
+def test_versions_are_read_anew_in_each_transaction(database: Database, others: Others) -> None:
+    """What an earlier transaction of the session wrote is no suspect of a later one."""
+    with database.session() as run:
+        post = run(lambda session: session.get_one(Post, 1))
+        post.title = "mine"
+        run(commit)
+        like_by_another(others)
+        run(lambda session: session.refresh(post))
+        post.title = "mine again"
+        run(commit)
+    with others() as session:
+        assert session.get_one(Post, 1).row_version == 4
+
+
+def change_without_version(session: Session) -> None:
+    session.scalars(select(Post).options(load_only(Post.title))).one().title = "a"
+    session.flush()
+
+
+def write_blindly(session: Session) -> None:
+    post = session.get_one(Post, 1)
+    session.expire(post)
+    post.title = "a"
+
+
+UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
+    "update without synchronization": (
+        lambda s: s.execute(update(Post).values(likes=1), execution_options={"synchronize_session": False}),
+        "synchronize_session",
+    ),
+    "Query.update without synchronization": (
+        lambda s: s.query(Post).update({"likes": 1}, synchronize_session=False),
+        "synchronize_session",
+    ),
+    "delete without synchronization": (
+        lambda s: s.execute(delete(Post), execution_options={"synchronize_session": False}),
+        "synchronize_session",
+    ),
+    "by-key list without versions": (
+        lambda s: s.execute(update(Post), [{"id": 1, "title": "a"}]),
+        "list of keys needs row_version",
+    ),
+    "bulk_update_mappings without versions": (
+        lambda s: s.bulk_update_mappings(Post, [{"id": 1, "title": "a"}]),
+        "list of keys needs row_version",
+    ),
+    "joined subclass": (lambda s: s.execute(update(Boat).values(berths=1)), "leaves the version in asset"),
+    "setting the version": (lambda s: s.execute(update(Post).values(row_version=9)), "leave it out"),
+    "PostgreSQL upsert": (
+        lambda s: s.execute(
+            postgresql.insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
+        ),
+        "upsert",
+    ),
+    "SQLite upsert": (
+        lambda s: s.execute(
+            sqlite.insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
+        ),
+        "upsert",
+    ),
+    "merge without a version": (lambda s: s.merge(Post(id=1, title="a")), "without its row_version"),
+    "assignment of the version": (lambda s: setattr(s.get_one(Post, 1), "row_version", 7), "expect_version"),
+    "assignment of an expression": (
+        lambda s: setattr(s.get_one(Post, 1), "row_version", Post.row_version + 1),
+        "expect_version",
+    ),
+    "a change of a row read without its version": (change_without_version, "load_only"),
+}
+
+
+@pytest.mark.parametrize("case", UNSAFE)
+def test_what_could_overwrite_unseen_is_refused(database: Database, others: Others, case: str) -> None:
+    work, reason = UNSAFE[case]
+    with database.session() as run, pytest.raises(InvalidArgumentError, match=reason):
+        run(work)
+    with pytest.raises(InvalidArgumentError, match=reason):
+        database.helper(VersionedSession)(work)
+    with others() as session:
+        post = session.get_one(Post, 1)
+        assert (post.title, post.row_version) == ("Feira", 1)
+
+
+SAFE: dict[str, tuple[Callable[[Session], object], int]] = {
+    "update": (lambda s: s.execute(update(Post).values(likes=1)), 2),
+    "update, ordered values": (
+        lambda s: s.execute(update(Post).ordered_values((Post.likes, 1), (Post.title, "a"))),
+        2,
+    ),
+    "update with fetch": (
+        lambda s: s.execute(update(Post).values(likes=1), execution_options={"synchronize_session": "fetch"}),
+        2,
+    ),
+    "Core update": (lambda s: s.execute(update(Post.__table__).values(likes=1)), 2),  # type: ignore[arg-type]
+    "Query.update": (lambda s: s.query(Post).update({"likes": 1}), 2),
+    "counting by hand": (lambda s: s.execute(update(Post).values(row_version=Post.row_version + 1)), 2),
+    "by-key list with versions": (lambda s: s.execute(update(Post), [{"id": 1, "likes": 1, "row_version": 1}]), 2),
+    "bulk_update_mappings with versions": (
+        lambda s: s.bulk_update_mappings(Post, [{"id": 1, "likes": 1, "row_version": 1}]),
+        2,
+    ),
+    "upsert that counts": (
+        lambda s: s.execute(
+            sqlite.insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a", "row_version": Post.row_version + 1})
+            if s.get_bind().dialect.name == "sqlite"
+            else postgresql.insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a", "row_version": Post.row_version + 1})
+        ),
+        2,
+    ),
+    "merge with its version": (lambda s: s.merge(Post(id=1, title="a", row_version=1)), 2),
+    "merge of a new row": (lambda s: s.merge(Post(id=2, title="a")), 1),
+    "plain insert": (lambda s: s.execute(insert(Post), [{"id": 2}]), 1),
+    "delete of others": (lambda s: s.execute(delete(Post).where(Post.id == 2)), 1),
+    "an unversioned entity": (
+        lambda s: s.execute(update(Tag).values(name="a"), execution_options={"synchronize_session": False}),
+        1,
+    ),
+    "assignment of the same version": (lambda s: setattr(s.get_one(Post, 1), "row_version", 1), 1),
+    "a blind write to an expired row": (write_blindly, 2),
+}
+
+
+@pytest.mark.parametrize("case", SAFE)
+def test_what_is_safe_goes_through_and_counts(database: Database, others: Others, case: str) -> None:
+    work, version = SAFE[case]
+    with database.session() as run:
+        run(work)
+        run(commit)
+    with others() as session:
+        assert session.get_one(Post, 1).row_version == version
+
+
+BY_KEY: dict[str, Callable[[Session], object]] = {
+    "execute": lambda s: s.execute(update(Post), [{"id": 1, "likes": 7, "row_version": 1}]),
+    "bulk_update_mappings": lambda s: s.bulk_update_mappings(Post, [{"id": 1, "likes": 7, "row_version": 1}]),
+}
+
+
+@pytest.mark.parametrize("case", BY_KEY)
+def test_a_by_key_list_with_a_stale_version_is_a_conflict(database: Database, others: Others, case: str) -> None:
+    like_by_another(others)
+    work = BY_KEY[case]
+    with database.session() as run, pytest.raises(ConcurrencyConflictError, match="at version 2 now"):
+        run(work)
+    with pytest.raises(ConcurrencyConflictError, match="at version 2 now"):
+        database.helper(VersionedSession)(work)
+
+
+@pytest.mark.parametrize("synchronize", ["evaluate", "fetch", "auto"])
+def test_a_bulk_update_hides_no_change_of_others(database: Database, others: Others, synchronize: str) -> None:
+    """The row was read before another's commit; the bulk update must not lift it over that."""
+
+    def work(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        seen = post.title
+        if not attempts:
+            with others.begin() as other:
+                other.get_one(Post, 1).title = "by another"
+        attempts.append(seen)
+        session.execute(
+            update(Post).where(Post.id == 1).values(likes=Post.likes + 1),
+            execution_options={"synchronize_session": synchronize},
+        )
+        post.title = f"{seen}, and mine"
+
+    attempts: list[str] = []
+    database.helper()(work)
+    assert attempts == ["Feira", "by another"]
+    with others() as session:
+        assert session.get_one(Post, 1).title == "by another, and mine"
+
+
+def test_a_bulk_update_and_a_change_in_one_unit_do_not_conflict(database: Database) -> None:
+    def work(session: Session) -> tuple[int, int]:
+        post = session.get_one(Post, 1)
+        session.execute(update(Post).values(likes=Post.likes + 1))
+        post.title = "after the bulk update"
+        session.flush()
+        return post.likes, post.row_version
+
+    assert database.helper(max_attempts=1)(work) == (1, 3)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_merge_of_another_version_fails_its_precondition(database: Database, others: Others, version: int) -> None:
+    """An entity captured outside and merged fails in every attempt, so it is not tried again."""
+    like_by_another(others)
+    calls: list[int] = []
+
+    def merge(session: Session) -> None:
+        calls.append(1)
+        session.merge(Post(id=1, title="stale", row_version=version))
+
+    with pytest.raises(PreconditionFailedError) as refused:
+        database.helper(VersionedSession)(merge)
+    assert refused.value.conflicts == (RowConflict("Post", (1,), version, 2),)
+    assert len(calls) == 1
+
+
+def test_a_merge_onto_an_expired_row_is_compared_as_well(database: Database, others: Others) -> None:
+    with database.session() as run:
+        post = run(lambda session: session.get_one(Post, 1))
+        like_by_another(others)
+        run(lambda session: session.expire(post))
+        with pytest.raises(PreconditionFailedError, match="at version 2 now"):
+            run(lambda session: session.merge(Post(id=1, title="stale", row_version=1)))
+
+
+def test_a_plain_session_does_not_take_a_stale_version_onto_an_expired_row(database: Database, others: Others) -> None:
+    with database.session(Session) as run:
+        post = run(lambda session: session.get_one(Post, 1))
+        like_by_another(others)
+        run(lambda session: session.expire(post))
+        with pytest.raises(InvalidArgumentError, match="row_version of Post 1 cannot be set"):
+            run(lambda session: session.merge(Post(id=1, title="stale", row_version=1)))
+
+
+def test_a_merge_compares_what_it_cascades_to(database: Database, others: Others) -> None:
+    with others.begin() as other:
+        other.add(Comment(id=1, post_id=1, text="Vou!"))
+
+    def merge_comment(session: Session) -> None:
+        session.merge(Comment(id=1, text="Não vou", post=Post(id=1, title="overwritten")))
+
+    with database.session() as run, pytest.raises(InvalidArgumentError, match="Post"):
+        run(merge_comment)
+
+
+def test_touch_makes_changes_of_children_conflict(database: Database, others: Others) -> None:
+    seen: list[int] = []
+
+    def comment(session: Session, comment_id: int) -> None:
+        post = session.get_one(Post, 1)
+        seen.append(post.row_version)
+        if len(seen) == 1:
+            with others.begin() as other:
+                theirs = other.get_one(Post, 1)
+                theirs.comments.append(Comment(id=99, text="theirs"))
+                touch(theirs)
+        session.add(Comment(id=comment_id, post_id=post.id, text="mine"))
+        touch(post)
+
+    database.helper()(comment, 1)
+    assert seen == [1, 2]
+    with others() as session:
+        assert session.get_one(Post, 1).row_version == 3
+
+
+@pytest.mark.parametrize(
+    ("parent", "match"),
+    [(object(), "not a mapped row"), (Tag(id=1, name="a"), "has no row version")],
+    ids=["not mapped", "unversioned"],
+)
+def test_touch_of_what_has_no_version_is_refused(parent: Any, match: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=match):
+        touch(parent)
+
+
+def test_touch_of_a_new_parent_changes_nothing() -> None:
+    touch(Post(id=5))
+
+
+def test_touch_of_a_detached_parent_is_refused(database: Database) -> None:
+    post = database.helper()(lambda session: session.get_one(Post, 1))
+    with pytest.raises(InvalidArgumentError, match="in no session"):
+        touch(post)
+
+
+def test_text_sql_is_not_noticed_by_an_integer_version(database: Database, others: Others) -> None:
+    """Documented: only xmin sees it."""
+    with database.session() as run:
+        run(lambda session: session.get_one(Post, 1))
+        with others.begin() as other:
+            other.execute(text("UPDATE post SET likes = 9"))
+        run(lambda session: setattr(session.get_one(Post, 1), "title", "passes"))
+        run(commit)
