@@ -6,6 +6,7 @@ With ARAPONGA_DATABASE_URL, ARAPONGA_DATABASE_READONLY_URL and ARAPONGA_REDIS_UR
 its standby and Redis.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -86,7 +87,9 @@ def edit(session: Session, post_id: int, *, title: str | None = None, body: str 
     return post
 
 
-# embedded=True: with no database named, a SQLite file that is gone at the end. consume=False: section 4 runs the handlers.
+logging.getLogger("araponga_infra.events").setLevel(logging.CRITICAL)  # the failures of section 4 are staged
+
+# embedded=True: with no database named, a SQLite file, gone at the end. consume=False: section 4 runs the handlers.
 with Infrastructure.from_env(routers=[router], embedded=True, consume=False) as infra:
     Base.metadata.create_all(infra.engine)
     with infra.write() as session:  # begin ... COMMIT, as sessionmaker.begin()

@@ -211,6 +211,11 @@ class _AsyncCache:
     async def _clear_group(self, group: str) -> None:
         await self._engine.delete_group(group)
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it works without the Redis it was given; always False where none was. Asks nobody."""
+        return self._parts.is_degraded
+
     async def aclose(self) -> None:
         """Give back threads and the connections of this event loop; a client of the host's stays open.
 

@@ -112,6 +112,10 @@ class CacheParts:
             max_connections=redis.max_connections, recovery=redis.recovery, is_async=is_async, listens=listens,
         )  # fmt: skip
 
+    @property
+    def is_degraded(self) -> bool:
+        return self.engine.remote is not None and self.engine.remote.is_away
+
     def after_fork(self) -> None:
         self.engine.renew_locks()
         if self.connected is not None:

@@ -107,6 +107,11 @@ class DistributedCacheService(Protocol):
         """A typed view on the keys `name:id`."""
         ...
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it works without the Redis it was given; always False where none was. Asks nobody."""
+        ...
+
     def close(self) -> None:
         """Give back threads and connections."""
         ...
@@ -191,6 +196,11 @@ class AsyncDistributedCacheService(Protocol):
         self, name: str, type: TypeForm[T], ttl: Duration | Forever | None = None, *, policy: CachePolicy | None = None
     ) -> AsyncCacheRegion[T]:
         """A typed view on the keys `name:id`."""
+        ...
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it works without the Redis it was given; always False where none was. Asks nobody."""
         ...
 
     async def aclose(self) -> None:

@@ -203,6 +203,11 @@ class _PlainCache:
     def _clear_group(self, group: str) -> None:
         drive(self._engine.delete_group(group))
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether it works without the Redis it was given; always False where none was. Asks nobody."""
+        return self._parts.is_degraded
+
     def close(self) -> None:
         """Give back threads and connections; a client of the host's stays open. May be called again."""
         if self._parts.connected is not None:

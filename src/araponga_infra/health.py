@@ -1,0 +1,152 @@
+"""What `health()` answers: is the process alive, is it ready for traffic, and how is each part."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from araponga_infra.caching import AsyncDistributedCacheService, DistributedCacheService
+from araponga_infra.events import EventStats
+from araponga_infra.sessions import ReplicaStatus
+
+__all__ = [
+    "AsyncCheck",
+    "Check",
+    "Health",
+    "HealthChecks",
+    "PartHealth",
+    "PartState",
+    "cache_health",
+    "check_parts",
+    "events_health",
+    "health_of",
+    "replicas_health",
+]
+
+
+class PartState(StrEnum):
+    """How a part is. Degraded means that it runs on its fallback: slower or less shared, but right."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    DOWN = "down"
+
+
+@dataclass(frozen=True)
+class PartHealth:
+    """One part's state, and in a few words why; never a URL."""
+
+    state: PartState
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The answer to both probes of an orchestrator.
+
+    Attributes:
+        live: false only when a restart of this process would help.
+        ready: whether this process should receive traffic; degraded parts do not prevent it.
+        parts: the state of each part that is configured, by name.
+    """
+
+    live: bool
+    ready: bool
+    parts: Mapping[str, PartHealth]
+
+
+Check = Callable[[], PartHealth]
+AsyncCheck = Callable[[], Awaitable[PartHealth]]
+
+
+def health_of(parts: Mapping[str, PartHealth], *, live: bool = True) -> Health:
+    """A process is ready when it is live and none of its parts is down."""
+    return Health(live, live and all(part.state is not PartState.DOWN for part in parts.values()), dict(parts))
+
+
+class _RunningCheck:
+    """A check in a thread of its own, and its answer once there is one."""
+
+    def __init__(self, name: str, check: Check) -> None:
+        self._check = check
+        self.answer: PartHealth | None = None
+        self.thread = threading.Thread(target=self._run, name=f"araponga-health-{name}", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.answer = self._check()
+        except Exception as error:
+            self.answer = _failed(error)
+
+
+class HealthChecks:
+    """Runs checks side by side within one time limit, each in a thread of its own.
+
+    A check that hangs keeps its thread; until that ends the part is down and no second thread is spent on it.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, _RunningCheck] = {}
+        self._lock = threading.Lock()
+
+    def run(self, checks: Mapping[str, Check], timeout_seconds: float) -> dict[str, PartHealth]:
+        """Answer for every part by the end of `timeout_seconds`, whatever hangs."""
+        deadline = time.monotonic() + timeout_seconds
+        running = {name: self._start(name, check) for name, check in checks.items()}
+        for check in running.values():
+            check.thread.join(max(0.0, deadline - time.monotonic()))
+        return {name: check.answer or _no_answer(timeout_seconds) for name, check in running.items()}
+
+    def _start(self, name: str, check: Check) -> _RunningCheck:
+        with self._lock:
+            running = self._running.get(name)
+            if running is None or not running.thread.is_alive():
+                running = self._running[name] = _RunningCheck(name, check)
+            return running
+
+
+async def check_parts(checks: Mapping[str, AsyncCheck], timeout_seconds: float) -> dict[str, PartHealth]:
+    """Run checks side by side on the running loop within one time limit; what has not answered by then is down."""
+
+    async def answer(check: AsyncCheck) -> PartHealth:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await check()
+        except TimeoutError:
+            return _no_answer(timeout_seconds)
+        except Exception as error:
+            return _failed(error)
+
+    answers = await asyncio.gather(*(answer(check) for check in checks.values()))
+    return dict(zip(checks, answers, strict=True))
+
+
+def _no_answer(timeout_seconds: float) -> PartHealth:
+    return PartHealth(PartState.DOWN, f"no answer within {timeout_seconds:g} s")
+
+
+def _failed(error: Exception) -> PartHealth:
+    return PartHealth(PartState.DOWN, type(error).__name__)
+
+
+def cache_health(cache: DistributedCacheService | AsyncDistributedCacheService) -> PartHealth:
+    """Without its Redis a cache answers from this process's memory."""
+    if cache.is_degraded:
+        return PartHealth(PartState.DEGRADED, "Redis is away: memory alone")
+    return PartHealth(PartState.HEALTHY)
+
+
+def replicas_health(replicas: Sequence[ReplicaStatus]) -> PartHealth:
+    """Reads of a replica that is out go to another one or to the primary: slower, but right."""
+    out = [f"{replica.replica}: {replica.reason}" for replica in replicas if not replica.is_available]
+    return PartHealth(PartState.DEGRADED, "; ".join(out)) if out else PartHealth(PartState.HEALTHY)
+
+
+def events_health(stats: EventStats) -> PartHealth:
+    """The store answered; a backlog or dead letters are for an alert, not for a probe."""
+    return PartHealth(PartState.HEALTHY, f"{stats.queued} queued, {stats.dead} dead")
