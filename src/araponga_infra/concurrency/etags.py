@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import inspect
-from sqlalchemy.exc import MissingGreenlet
-from sqlalchemy.orm import InstanceState
+from sqlalchemy.ext.asyncio import async_session
+from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import flag_modified
+from sqlalchemy.util.concurrency import in_greenlet
 
 from araponga_infra.concurrency.errors import PreconditionFailedError, PreconditionRequiredError, RowConflict
 from araponga_infra.concurrency.versions import entity_name, loaded_version, row_name, version_column, version_key
@@ -146,6 +147,8 @@ def touch(parent: object) -> None:
     if state.session is None:
         raise InvalidArgumentError(f"{row_name(state)} is in no session: read it in this unit of work, then touch it")
     if loaded_version(state) is None:
+        if not _can_load(state.session):
+            raise InvalidArgumentError(f"{row_name(state)} expired: refresh it, then touch it")
         state.session.refresh(parent)
     flag_modified(parent, _written_attribute(state))
 
@@ -166,8 +169,8 @@ def _written_attribute(state: InstanceState[Any]) -> str:
 def _version_of(obj: object) -> int:
     state = _versioned_state(obj)
     version = loaded_version(state)
-    if version is None and state.key is not None and state.session is not None:
-        version = _reload_version(obj, state)
+    if version is None and state.key is not None and state.session is not None and _can_load(state.session):
+        version = getattr(obj, version_key(state.mapper))
     if version is None:
         raise InvalidArgumentError(
             f"{row_name(state)} has no version to speak of: flush it if it is new, refresh it if it expired"
@@ -175,12 +178,9 @@ def _version_of(obj: object) -> int:
     return version
 
 
-def _reload_version(obj: object, state: InstanceState[Any]) -> int | None:
-    try:
-        version: int | None = getattr(obj, version_key(state.mapper))
-    except MissingGreenlet:
-        return None
-    return version
+def _can_load(session: Session) -> bool:
+    """An AsyncSession reads only where it is awaited; elsewhere the attempt would fail from deep inside a driver."""
+    return async_session(session) is None or in_greenlet()
 
 
 def _versioned_state(obj: object) -> InstanceState[Any]:
