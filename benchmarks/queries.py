@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import sqlalchemy
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from araponga_infra.queries import QueryInspector
 from tests.servers import PostgresServer
 
 ROUNDS = 7
@@ -32,9 +33,9 @@ WEB_STACK = 40
 
 MODES = {
     "plain": "SQLAlchemy alone",
-    "attached": "an inspector exists, nothing is captured",
+    "attached": "an inspector exists, no capture is open",
     "captured": "captured, 20 statements at a time",
-    "captured deep": "captured, below 40 further calls of library code",
+    "captured deep": "captured, below 40 further calls",
 }
 
 
@@ -48,13 +49,13 @@ class Post(Base):
 
 
 def core(engine: Engine) -> Callable[[], object]:
-    """One SELECT by key on an open connection."""
+    """SELECT by key on an open connection"""
     connection, statement = engine.connect(), select(Post.id, Post.title).where(Post.id == 1)
     return lambda: connection.execute(statement).one()
 
 
 def orm(engine: Engine) -> Callable[[], object]:
-    """A session of its own for each get by key, as a request has it."""
+    """get by key in a session of its own"""
 
     def get() -> object:
         with Session(engine) as session:
@@ -64,21 +65,21 @@ def orm(engine: Engine) -> Callable[[], object]:
 
 
 def per_second(work: Callable[[], object], mode: str, engine: Engine) -> float:
-    if mode == "plain":
-        watch: Callable[[], object] = nullcontext
-    else:
-        from araponga_infra.queries import QueryInspector
-
+    watch: Callable[[], AbstractContextManager[object]] = nullcontext
+    if mode != "plain":
         inspector = QueryInspector(engine)
         watch = inspector.capture if mode.startswith("captured") else nullcontext
 
     def batch() -> None:
-        with watch():  # type: ignore[attr-defined]
+        with watch():
             for _ in range(STATEMENTS_PER_CAPTURE):
                 work()
 
     def below(calls: int) -> None:
-        below(calls - 1) if calls else batch()
+        if calls:
+            below(calls - 1)
+        else:
+            batch()
 
     calls = WEB_STACK if mode.endswith("deep") else 0
     below(calls)
@@ -124,13 +125,13 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     with ExitStack() as opened:
-        folder = opened.enter_context(tempfile.TemporaryDirectory())
+        temporary = opened.enter_context(tempfile.TemporaryDirectory())
         server = opened.enter_context(PostgresServer.create())
         database = opened.enter_context(server.temporary_database())
-        sqlite = prepare(f"sqlite:///{folder}/bench.db")
+        sqlite = prepare(f"sqlite:///{temporary}/bench.db")
         postgresql = prepare(database.url("psycopg"))
         results = {
-            f"{name}, {kind.__doc__}".replace(".,", ","): measure(url, kind.__name__)
+            f"{name}, {kind.__doc__}": measure(url, kind.__name__)
             for name, url in (("SQLite", sqlite), ("PostgreSQL", postgresql))
             for kind in (core, orm)
         }
@@ -148,4 +149,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    child(*sys.argv[2:]) if sys.argv[1:2] == ["--child"] else main()
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
+    else:
+        main()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ __all__ = ["CompositeObserver", "CountingObserver", "LoggingObserver", "RecordCo
 _MOST_LABELS = 1_000
 
 
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+@cache
+def _field_names(kind: type[Record]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 def _fields(record: Record) -> dict[str, Any]:
-    return {each.name: _plain(getattr(record, each.name)) for each in fields(record)}
+    values = {name: getattr(record, name) for name in _field_names(type(record))}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,14 @@ class _Tally:
     most_seconds: float = 0.0
     sums: dict[str, int] = field(default_factory=dict[str, int])
 
-    def add(self, record: Record) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
         self.times += 1
-        for each in fields(record):
-            value = getattr(record, each.name)
-            if each.name == "seconds":
+        for name, value in values.items():
+            if name == "seconds":
                 self.seconds += value
                 self.most_seconds = max(self.most_seconds, value)
-            elif isinstance(value, int) and not isinstance(value, bool):
-                self.sums[each.name] = self.sums.get(each.name, 0) + value
+            elif type(value) is int:
+                self.sums[name] = self.sums.get(name, 0) + value
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,10 @@ class CountingObserver:
         self._kinds: dict[str, int] = {}
 
     def observe(self, record: Record) -> None:
-        labels = tuple((name, value) for name, value in _fields(record).items() if isinstance(value, (str, bool)))
+        values = _fields(record)
+        labels = tuple([(name, value) for name, value in values.items() if isinstance(value, (str, bool))])
         with self._lock:
-            self._tally(record.name, labels).add(record)
+            self._tally(record.name, labels).add(values)
 
     def _tally(self, name: str, labels: tuple[tuple[str, object], ...]) -> _Tally:
         tally = self._tallies.get((name, labels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -15,8 +14,8 @@ from araponga_infra.queries.values import CallSite
 
 __all__ = ["CallPath", "call_site"]
 
-CallPath = frozenset[tuple[object, int]]
-"""Every call on the stack as its code and instruction: calls within one loop have equal paths, recursion folds."""
+CallPath = int
+"""A hash of every call on the stack as its code and instruction: in one loop they are the same, recursion folds."""
 
 _OURS = str(Path(__file__).parents[1])
 _INTERNAL = (_OURS, str(Path(sqlalchemy.__file__).parent), str(Path(greenlet.__file__).parent))
@@ -31,36 +30,32 @@ def call_site() -> tuple[CallSite | None, CallPath]:
     """The innermost line of the host's code on this stack, and the path of calls that leads to it.
 
     Code under site-packages is taken for the host's only where nothing else is on the stack, as in a service that
-    is itself installed as a package.
+    is itself installed as a package. The stack goes on in the greenlet that waits for this one: SQLAlchemy's asyncio
+    code runs in a greenlet of its own.
     """
     host: list[FrameType] = []
     libraries: list[FrameType] = []
-    for frame in _frames():
-        kind = _kinds.get(frame.f_code.co_filename)
-        if kind is None:
-            kind = _kinds[frame.f_code.co_filename] = _kind(frame.f_code.co_filename)
-        if kind == _HOST:
-            host.append(frame)
-        elif kind == _LIBRARY and not host:
-            libraries.append(frame)
-    path = host or libraries
-    if not path:
-        return None, frozenset()
-    inner = path[0]
-    site = CallSite(inner.f_code.co_filename, inner.f_lineno, inner.f_code.co_qualname)
-    return site, frozenset((frame.f_code, frame.f_lasti) for frame in path)
-
-
-def _frames() -> Iterator[FrameType]:
-    """From here outwards, and on in the greenlet that waits for this one: SQLAlchemy's asyncio code runs in its own."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1)
     current: greenlet.greenlet | None = greenlet.getcurrent()
     while current is not None:
         while frame is not None:
-            yield frame
+            file = frame.f_code.co_filename
+            kind = _kinds.get(file)
+            if kind is None:
+                kind = _kinds[file] = _kind(file)
+            if kind == _HOST:
+                host.append(frame)
+            elif kind == _LIBRARY and not host:
+                libraries.append(frame)
             frame = frame.f_back
         current = current.parent
         frame = None if current is None else current.gr_frame
+    path = host or libraries
+    if not path:
+        return None, 0
+    inner = path[0]
+    site = CallSite(inner.f_code.co_filename, inner.f_lineno, inner.f_code.co_qualname)
+    return site, hash(frozenset([(id(frame.f_code), frame.f_lasti) for frame in path]))
 
 
 def _kind(file: str) -> int:

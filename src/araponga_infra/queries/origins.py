@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import ExecutionContext
-
 from araponga_infra.queries.values import Origin
 
 __all__ = ["Facts", "classify", "facts_of"]
@@ -85,7 +83,7 @@ def _is_batch(facts: Facts) -> bool:
     return is_for_list and (facts.parameters >= _LONG_LIST or _ONE_VALUE.search(facts.shape) is None)
 
 
-def facts_of(context: ExecutionContext | None, shape: str, parameters: int) -> Facts:
+def facts_of(context: Any, shape: str, parameters: int) -> Facts:
     """Read the facts off SQLAlchemy's execution context.
 
     What the ORM is about is public only inside a `do_orm_execute` listener, which would cost every session of the
@@ -93,8 +91,10 @@ def facts_of(context: ExecutionContext | None, shape: str, parameters: int) -> F
     counts as one that the code asked for.
     """
     compiled = getattr(context, "compiled", None)
+    if context is None or compiled is None:
+        return Facts(shape, parameters)
     statement = getattr(context, "invoked_statement", None)
-    options = getattr(context, "execution_options", {})
+    options = context.execution_options
     load = options.get("_sa_orm_load_options")
     compile_options = getattr(statement, "_compile_options", None)
     path = getattr(compile_options, "_current_path", None)
@@ -104,7 +104,7 @@ def facts_of(context: ExecutionContext | None, shape: str, parameters: int) -> F
     return Facts(
         shape=shape,
         parameters=parameters,
-        is_write=any(getattr(compiled, name, False) for name in ("isinsert", "isupdate", "isdelete")),
+        is_write=context.isinsert or context.isupdate or context.isdelete,
         is_lazy_load=is_lazy_load,
         is_refresh=refreshed is not None,
         is_eager_load=loads_many or (path is not None and not path.is_root),

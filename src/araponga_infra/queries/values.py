@@ -98,8 +98,8 @@ class Statement:
     loads: str | None = None
     """What an ORM load was for, as in `Post.author`."""
 
-    call_path: frozenset[tuple[object, int]] = field(default=frozenset(), repr=False, compare=False)
-    """Every call of the host's code on the stack: two statements of one loop have the same."""
+    call_path: int = field(default=0, repr=False, compare=False)
+    """A hash of the host's calls on the stack: two statements of one loop have the same."""
 
     sql: str = field(default="", repr=False, compare=False)
     """The text as sent, for a plan afterwards. It holds whatever literals the code wrote into it."""
