@@ -25,6 +25,7 @@ from araponga_infra import (
     NotConfiguredError,
     PartState,
     ReadOnlyViolationError,
+    SessionMismatchError,
 )
 from tests.infrastructure.blog import (
     Base,
@@ -211,10 +212,11 @@ def test_a_part_that_fails_to_open_closes_those_before_it(tmp_path: Path, caplog
 
 @pytest.mark.anyio
 async def test_a_part_that_fails_to_open_closes_those_before_it_async(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    infra = AsyncInfrastructure(InfraSettings(f"sqlite:///{tmp_path / 'taken'}"))
-    with pytest.raises(OperationalError):
+    threads = threading.active_count()
+    infra = AsyncInfrastructure(InfraSettings(f"sqlite:///{tmp_path / 'test.db'}"), routers=[note_router()])
+    with pytest.raises(SessionMismatchError):
         await infra.__aenter__()
+    assert threading.active_count() == threads
     with pytest.raises(ClosedError):
         _ = infra.engine
 
