@@ -84,7 +84,7 @@ class AsyncReplicaSet:
             choose=choose, limits=limits, clock=clock, report=report,
         )  # fmt: skip
         for replica in self._servers.replicas:
-            replica.returned = self._router.recycle_fallback
+            replica.returned = self._router.returned
 
     @property
     def write(self) -> async_sessionmaker[AsyncSession]:

@@ -80,7 +80,7 @@ class ReplicaSet:
             choose=choose, limits=limits, clock=clock, report=report,
         )  # fmt: skip
         for replica in self._servers.replicas:
-            replica.returned = self._router.recycle_fallback
+            replica.returned = self._router.returned
 
     @property
     def write(self) -> sessionmaker[Session]:

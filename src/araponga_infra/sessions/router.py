@@ -14,6 +14,7 @@ from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.checks import POSITION, STANDBY, PrimaryLog
 from araponga_infra.sessions.engines import ReadOnlyEngine
+from araponga_infra.sessions.fallback import FallbackEngine
 from araponga_infra.sessions.health import Answer, Chooser, Limits, ReplicaStatus, is_candidate, needs_confirmation
 from araponga_infra.sessions.records import FallbackToPrimary, TokenIgnored
 from araponga_infra.sessions.replica import Replica, ReplicaUnavailableError
@@ -97,7 +98,7 @@ class Router(Generic[S]):
         self._limits = limits
         self._clock = clock
         self._report = report
-        self._has_fallen_back = False
+        self._has_fallen_back = self._should_recycle = False
 
     # Tokens
 
@@ -139,6 +140,8 @@ class Router(Generic[S]):
         if fresh or not self._replicas:
             return Reading(self._make(self._primary), None)
         self._watch()
+        if self._should_recycle:
+            self._recycle()
         started = self._clock.monotonic()
         wanted = self._wanted(after)
         deadline = started + self._limits.max_wait_seconds
@@ -159,11 +162,14 @@ class Router(Generic[S]):
             self._report(FallbackToPrimary(reason, self._clock.monotonic() - started))
         return Reading(self._make(self._primary), None)
 
-    def recycle_fallback(self) -> None:
-        """Close the connections to the primary that were only opened for want of a replica."""
-        if self._has_fallen_back and self._primary.is_own:
-            self._has_fallen_back = False
-            self._primary.dispose()
+    def returned(self) -> None:
+        """A replica is back: what was opened on the primary in its place is closed with the next read."""
+        self._should_recycle, self._has_fallen_back = self._has_fallen_back, False
+
+    def _recycle(self) -> None:
+        self._should_recycle = False
+        if isinstance(self._primary, FallbackEngine):
+            self._primary.recycle()
 
     def _candidates(self, tried: set[str], wanted: int) -> list[ReplicaStatus]:
         """Those that may serve; preferably those that have seen the write, and of these those just heard of."""

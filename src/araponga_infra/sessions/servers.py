@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.engines import ReadOnlyEngine, async_own_engine, guarded, is_in_memory, own_engine
+from araponga_infra.sessions.fallback import FallbackEngine
 from araponga_infra.sessions.health import Limits
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.telemetry import Report
-from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
+from araponga_infra.urls import async_engine_from_url, engine_from_url
 
 __all__ = ["Servers", "Target", "servers_of"]
 
@@ -76,7 +77,7 @@ def _writer(primary: Target, is_async: bool) -> Engine:
 def _primary_reader(primary: Target, writer: Engine, is_async: bool) -> ReadOnlyEngine:
     if not isinstance(primary, (str, URL)) or is_in_memory(writer.url):
         return guarded(writer)
-    return _own(database_url(primary, is_async=is_async, argument="primary"), "primary", is_async)
+    return FallbackEngine(_own(primary, "primary", is_async))
 
 
 def _reader(target: Target, argument: str, is_async: bool) -> ReadOnlyEngine:
