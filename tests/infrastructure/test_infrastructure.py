@@ -38,7 +38,7 @@ from tests.infrastructure.blog import (
     publish,
     settings_for,
 )
-from tests.servers import PostgresDatabase, PostgresServer, RedisServer
+from tests.servers import PostgresDatabase, PostgresServer, RedisServer, wait_until
 from tests.servers.fixtures import ReplicatedDatabase, StartRedis, StartTcpProxy
 
 
@@ -216,7 +216,7 @@ async def test_a_part_that_fails_to_open_closes_those_before_it_async(tmp_path: 
     infra = AsyncInfrastructure(InfraSettings(f"sqlite:///{tmp_path / 'test.db'}"), routers=[note_router()])
     with pytest.raises(SessionMismatchError):
         await infra.__aenter__()
-    assert threading.active_count() == threads
+    wait_until(lambda: threading.active_count() == threads, 10, "the driver's thread to end")
     with pytest.raises(ClosedError):
         _ = infra.engine
 
