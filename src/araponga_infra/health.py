@@ -15,13 +15,13 @@ from araponga_infra.sessions import ReplicaStatus
 
 __all__ = [
     "AsyncCheck",
+    "AsyncHealthChecks",
     "Check",
     "Health",
     "HealthChecks",
     "PartHealth",
     "PartState",
     "cache_health",
-    "check_parts",
     "events_health",
     "health_of",
     "replicas_health",
@@ -110,20 +110,48 @@ class HealthChecks:
             return running
 
 
-async def check_parts(checks: Mapping[str, AsyncCheck], timeout_seconds: float) -> dict[str, PartHealth]:
-    """Run checks side by side on the running loop within one time limit; what has not answered by then is down."""
+class AsyncHealthChecks:
+    """The same on an event loop, each check in a task of its own.
 
-    async def answer(check: AsyncCheck) -> PartHealth:
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await check()
-        except TimeoutError:
-            return _no_answer(timeout_seconds)
-        except Exception as error:
-            return _failed(error)
+    A check that hangs is cancelled, and nobody waits for its end: on a connection whose other side is gone, a driver
+    may take seconds to give up. Until then the part is down.
+    """
 
-    answers = await asyncio.gather(*(answer(check) for check in checks.values()))
-    return dict(zip(checks, answers, strict=True))
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[PartHealth]] = {}
+
+    async def run(self, checks: Mapping[str, AsyncCheck], timeout_seconds: float) -> dict[str, PartHealth]:
+        """Answer for every part by the end of `timeout_seconds`, whatever hangs."""
+        running = {name: self._start(name, check) for name, check in checks.items()}
+        await asyncio.wait(running.values(), timeout=timeout_seconds)
+        return {name: _answer_of(task, timeout_seconds) for name, task in running.items()}
+
+    def _start(self, name: str, check: AsyncCheck) -> asyncio.Task[PartHealth]:
+        running = self._running.get(name)
+        if running is None or running.done():
+            running = self._running[name] = asyncio.create_task(_answered(check), name=f"araponga-health-{name}")
+        return running
+
+    async def aclose(self) -> None:
+        """End what still runs."""
+        ending = [task for task in self._running.values() if not task.done()]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def _answered(check: AsyncCheck) -> PartHealth:
+    try:
+        return await check()
+    except Exception as error:
+        return _failed(error)
+
+
+def _answer_of(task: asyncio.Task[PartHealth], timeout_seconds: float) -> PartHealth:
+    if task.done() and not task.cancelled():
+        return task.result()
+    task.cancel()
+    return _no_answer(timeout_seconds)
 
 
 def _no_answer(timeout_seconds: float) -> PartHealth:

@@ -32,13 +32,13 @@ from araponga_infra.events import (
 )
 from araponga_infra.health import (
     AsyncCheck,
+    AsyncHealthChecks,
     Check,
     Health,
     HealthChecks,
     PartHealth,
     PartState,
     cache_health,
-    check_parts,
     events_health,
     health_of,
     replicas_health,
@@ -444,7 +444,7 @@ class AsyncInfrastructure(_Configured):
             checks["events"] = ask_events
         if self.settings.database_readonly_urls:
             checks["replicas"] = ask_replicas
-        return health_of(await check_parts(checks, to_seconds(timeout, "timeout", allow_zero=False)))
+        return health_of(await self._here().health_checks.run(checks, to_seconds(timeout, "timeout", allow_zero=False)))
 
     async def _ask_database(self) -> PartHealth:
         async with self.engine.connect() as connection:
@@ -489,6 +489,7 @@ class _AsyncOpened:
         self._closing = AsyncExitStack()
         self._closing.callback(self._database_url.close)
         self._events: AsyncBackgroundEventProcessor | None = None
+        self.health_checks = AsyncHealthChecks()
 
     @cached_property
     def engine(self) -> AsyncEngine:
@@ -549,4 +550,7 @@ class _AsyncOpened:
         self._events = processor
 
     async def aclose(self) -> None:
-        await self._closing.aclose()
+        try:
+            await self.health_checks.aclose()
+        finally:
+            await self._closing.aclose()
