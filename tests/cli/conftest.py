@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -90,8 +90,9 @@ def make_async_infrastructure():
 
 
 def make_processor():
-    infra = Infrastructure(InfraSettings.from_env(), consume=False)
-    return BackgroundEventProcessor(SqlAlchemyEventStore(infra.engine), routers=[router])
+    store = SqlAlchemyEventStore(create_engine(InfraSettings.from_env().database_url))
+    store.create_schema()
+    return BackgroundEventProcessor(store, routers=[router])
 
 
 def with_arguments(router):

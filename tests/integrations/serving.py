@@ -37,7 +37,7 @@ def served_asgi(app: Any) -> Iterator[httpx.Client]:
 @contextmanager
 def served_wsgi(app: Flask) -> Iterator[httpx.Client]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=_TIMEOUT_SECONDS) as client:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocket
 
 from araponga_infra import (
     AsyncInfrastructure,
@@ -21,8 +22,10 @@ from araponga_infra import (
     InfraSettings,
     InvalidArgumentError,
     NotConfiguredError,
+    WriteToken,
 )
-from araponga_infra.integrations.fastapi import Infra, LastWrite, ReadSession, WriteSession, install
+from araponga_infra.integrations.fastapi import IfMatch, Infra, LastWrite, ReadSession, WriteSession, install
+from araponga_infra.integrations.write_tokens import TokenCarrier
 from tests.integrations.domain import Base, Post, Posted, handled, router, sqlite_url, titles
 
 EMBEDDED = InfraSettings.embedded()
@@ -137,8 +140,6 @@ def test_probes_are_not_part_of_the_documented_interface() -> None:
 
 
 def test_if_match_is_part_of_it() -> None:
-    from araponga_infra.integrations.fastapi import IfMatch
-
     app = FastAPI()
     install(app, settings=EMBEDDED)
 
@@ -250,8 +251,6 @@ def test_a_read_session_has_been_given_back_when_the_response_is_sent(tmp_path: 
 
 
 def test_websockets_have_the_parts_too(tmp_path: Path) -> None:
-    from starlette.websockets import WebSocket
-
     app = FastAPI()
     install(app, settings=InfraSettings(sqlite_url(tmp_path)))
 
@@ -266,8 +265,6 @@ def test_websockets_have_the_parts_too(tmp_path: Path) -> None:
 
 
 def test_a_conflict_in_a_websocket_is_left_to_the_server() -> None:
-    from starlette.websockets import WebSocket
-
     app = FastAPI()
     install(app, settings=EMBEDDED)
 
@@ -296,8 +293,5 @@ def test_a_mounted_application_uses_the_outer_one_s_parts(tmp_path: Path) -> Non
 
 
 def test_the_cookie_is_secure_over_tls() -> None:
-    from araponga_infra import WriteToken
-    from araponga_infra.integrations.write_tokens import TokenCarrier
-
     carrier = TokenCarrier.checked("token", "Token", 60)
     assert carrier.set_cookie(WriteToken(7), is_secure=True).endswith("; SameSite=Lax; Secure")
