@@ -26,7 +26,7 @@ def script_of(page: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, plain_environment: dict[str, str]) -> None:
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"
     script.write_text(script_of(page.read_text(encoding="utf-8")), encoding="utf-8")
     ran = subprocess.run(
         [sys.executable, "-W", "error", script.name],
