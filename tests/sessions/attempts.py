@@ -353,12 +353,12 @@ def _driver_copy(session: Session) -> None:
     """COPY as each driver offers it, past SQLAlchemy."""
     connection: Any = session.connection().connection
     driver = connection.driver_connection
-    dialect = f"{session.get_bind().dialect.driver}"
-    if dialect == "asyncpg":
+    dialect = session.get_bind().dialect
+    if dialect.driver == "asyncpg":
         await_only(driver.copy_records_to_table("post", records=[(9, "new")]))
-    elif dialect == "psycopg_async":
+    elif dialect.is_async:
         await_only(_copy_async(driver))
-    elif dialect == "psycopg":
+    elif dialect.driver == "psycopg":
         with driver.cursor() as cursor, cursor.copy("COPY post FROM STDIN") as copy:
             copy.write_row((9, "new"))
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import StaticPool
 
 from araponga_infra.sessions import ReadOnlyViolationError
 from tests.servers.postgres import PostgresServer
@@ -51,6 +52,14 @@ async def assert_all_refused(rig: Rig, *tables: dict[str, attempts.Attempt]) -> 
     assert await rigs.content(rig) == CONTENT
 
 
+def raw_attempts(rig: Rig) -> dict[str, attempts.Attempt]:
+    """A database in memory is gone with the connection that is invalidated."""
+    lasting = dict(attempts.RAW)
+    if isinstance(rig.plain_engine.pool, StaticPool):
+        del lasting["after invalidate()"]
+    return lasting
+
+
 async def assert_an_ordinary_session_writes(rig: Rig) -> None:
     def work(session: Session) -> None:
         session.get_one(rigs.Post, 1).title = "edited"
@@ -68,6 +77,7 @@ async def test_every_way_to_write_is_refused_on_sqlite(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     await assert_all_refused(sqlite, attempts.UNIT_OF_WORK, attempts.STATEMENTS, attempts.SQLITE_ONLY)
+    await assert_all_refused(sqlite, attempts.SQLITE_RAW, raw_attempts(sqlite))
     assert not (tmp_path / "other.db").exists()
     assert not (tmp_path / "copy.db").exists()
     await assert_an_ordinary_session_writes(sqlite)
@@ -75,4 +85,5 @@ async def test_every_way_to_write_is_refused_on_sqlite(
 
 async def test_every_way_to_write_is_refused_on_postgresql(postgresql: Rig) -> None:
     await assert_all_refused(postgresql, attempts.UNIT_OF_WORK, attempts.STATEMENTS, attempts.POSTGRESQL_ONLY)
+    await assert_all_refused(postgresql, attempts.RAW, attempts.POSTGRESQL_RAW)
     await assert_an_ordinary_session_writes(postgresql)

@@ -12,6 +12,13 @@ from sqlalchemy.pool import PoolProxiedConnection
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.errors import ReadOnlyViolationError
 from araponga_infra.sessions.lexer import Family
+from araponga_infra.sessions.raw import (
+    ReadOnlyConnection,
+    guarded_driver,
+    real_connection,
+    refusal_by_server,
+    refusal_of,
+)
 from araponga_infra.sessions.server import Server, SQLiteServer, Undo, family_of, server_for, sqlstate_of
 from araponga_infra.sessions.statements import judge
 from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
@@ -33,19 +40,24 @@ class ReadOnlyEngine(OptionEngine):
     is not touched.
     """
 
+    _connection_cls = ReadOnlyConnection
     is_own = False
     """Whether its connections were read-only from the first, and nobody else uses them."""
 
     def __init__(self, proxied: Engine, execution_options: Any) -> None:
         super().__init__(proxied, execution_options)
-        self._family = family_of(proxied.dialect)
-        self._server = server_for(self._family, proxied.pool)
+        self.family = family_of(proxied.dialect)
+        self.server = server_for(self.family, proxied.pool)
         self.is_own = getattr(proxied, "is_own", False)
         if not isinstance(proxied, ReadOnlyEngine):
-            _listen(self, self._family, self._server)
+            _listen(self, self.family, self.server)
 
     def raw_connection(self) -> PoolProxiedConnection:
         """Every way to a connection comes through here, also the one that replaces an invalidated connection."""
+        return guarded_driver(self.check_out(), self.family, self.server)
+
+    def check_out(self) -> PoolProxiedConnection:
+        """A connection of the pool that the database will not let write."""
         checked_out = super().raw_connection()
         if not self.is_own:
             self._arm(checked_out)
@@ -53,7 +65,7 @@ class ReadOnlyEngine(OptionEngine):
 
     def _arm(self, checked_out: PoolProxiedConnection) -> None:
         try:
-            undo = self._server.arm_for_checkout(self.dialect, checked_out.dbapi_connection)
+            undo = self.server.arm_for_checkout(self.dialect, checked_out.dbapi_connection)
         except BaseException:
             checked_out.close()
             raise
@@ -145,17 +157,15 @@ def _listen(engine: ReadOnlyEngine, family: Family, server: Server) -> None:
     def check_statement(
         _connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
     ) -> tuple[str, Any]:
-        verdict = judge(statement, family)
-        if not verdict.is_read:
-            raise ReadOnlyViolationError(
-                f"refused, nothing was written: {verdict.reason}. Use a session that may write", layer="statement"
-            )
+        refusal = refusal_of(statement, family)
+        if refusal is not None:
+            raise refusal
         return statement, parameters
 
     def check_options(connection: Connection, options: dict[str, Any]) -> None:
         _refuse_opening_options(options)
         is_autocommit = str(options.get("isolation_level", "")).upper() == "AUTOCOMMIT"
-        dbapi_connection = connection.connection.dbapi_connection
+        dbapi_connection = real_connection(connection).dbapi_connection
         if is_autocommit and not (
             engine.is_own and server.keeps_autocommit_read_only(engine.dialect, dbapi_connection)
         ):
@@ -169,7 +179,7 @@ def _listen(engine: ReadOnlyEngine, family: Family, server: Server) -> None:
         _refuse_opening_options(options)
 
     def begin(connection: Connection) -> None:
-        server.begin(connection, engine.is_own)
+        server.begin(connection, real_connection(connection), engine.is_own)
 
     def translate(context: ExceptionContext) -> None:
         _raise_refusal(context, family, server)
@@ -193,10 +203,10 @@ def _refuse_opening_options(options: dict[str, Any]) -> None:
 
 def _guard_each_statement(engine: Engine, server: SQLiteServer) -> None:
     def guard(connection: Connection, *_arguments: Any) -> None:
-        server.arm(engine.dialect, connection.connection.dbapi_connection)
+        server.arm(engine.dialect, real_connection(connection).dbapi_connection)
 
     def release(connection: Connection, *_arguments: Any) -> None:
-        server.set_authorizer(engine.dialect, connection.connection.dbapi_connection, None)
+        server.set_authorizer(engine.dialect, real_connection(connection).dbapi_connection, None)
 
     def release_after_error(context: ExceptionContext) -> None:
         if context.connection is not None and not context.is_disconnect:
@@ -220,12 +230,5 @@ def _raise_refusal(context: ExceptionContext, family: Family, server: Server) ->
     connection = context.connection
     if server.aborts_transaction() and connection is not None and not connection.in_nested_transaction():
         # Nothing can be lost in it, and the next read must not fail with "current transaction is aborted".
-        connection.connection.rollback()
-    raise ReadOnlyViolationError(
-        f"refused by the database, nothing was written: {_first_line(error)}. Use a session that may write",
-        layer="server",
-    ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
+        cast(Any, real_connection(connection)).rollback()
+    raise refusal_by_server(error) from error

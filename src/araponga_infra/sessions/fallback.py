@@ -24,8 +24,8 @@ class FallbackEngine(ReadOnlyEngine):
         super().__init__(proxied, {})
         self._recycled_at = 0.0
 
-    def raw_connection(self) -> PoolProxiedConnection:
-        connection = super().raw_connection()
+    def check_out(self) -> PoolProxiedConnection:
+        connection = super().check_out()
         record: Any = connection
         at_checkin(connection, partial(self._close_if_old, record._connection_record))
         return connection
@@ -39,4 +39,4 @@ class FallbackEngine(ReadOnlyEngine):
         self._recycled_at = time.time()
         if isinstance(self.pool, QueuePool):
             for _ in range(self.pool.checkedin()):
-                self.raw_connection().close()
+                self.check_out().close()

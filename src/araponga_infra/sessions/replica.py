@@ -157,11 +157,11 @@ class _ReplicaEngine(ReadOnlyEngine):
         super().__init__(proxied, {})
         self._replica = replica
 
-    def raw_connection(self) -> PoolProxiedConnection:
+    def check_out(self) -> PoolProxiedConnection:
         while True:
             if not self._replica.status.is_available:
                 raise ReplicaUnavailableError(f"{self._replica.status.replica} was taken out")
-            connection = super().raw_connection()
+            connection = super().check_out()
             if not self._replica.is_stale(connection):
                 self._replica.hold(connection)
                 return connection

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import Connection, Dialect, util
-from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import Pool, PoolProxiedConnection, SingletonThreadPool, StaticPool
 
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.lexer import Family
@@ -47,7 +47,7 @@ class Server(Protocol):
         """Make the host's connection read-only until the returned function is called."""
         ...
 
-    def begin(self, connection: Connection, is_own: bool, /) -> None:
+    def begin(self, connection: Connection, pooled: PoolProxiedConnection, is_own: bool, /) -> None:
         """What a transaction needs at its beginning."""
         ...
 
@@ -131,10 +131,10 @@ class PostgreSQLServer:
         if was_autocommit:
             connection.autocommit = True
 
-    def begin(self, connection: Connection, _is_own: bool) -> None:
+    def begin(self, connection: Connection, pooled: PoolProxiedConnection, _is_own: bool) -> None:
         """asyncpg's adapter would put off BEGIN until its first cursor, and the raw driver would run outside of it."""
-        start = getattr(connection.connection.dbapi_connection, "_start_transaction", None)
-        if start is None or _is_in_transaction(connection.connection.driver_connection):
+        start = getattr(pooled.dbapi_connection, "_start_transaction", None)
+        if start is None or _is_in_transaction(pooled.driver_connection):
             return
         try:
             util.await_only(start())
@@ -155,7 +155,7 @@ class PostgreSQLServer:
 def _with_read_only_default(dialect: Dialect, options: dict[str, Any]) -> dict[str, Any]:
     if dialect.driver == "asyncpg":
         return {**options, "server_settings": {**options.get("server_settings", {}), _SETTING: "on"}}
-    if dialect.driver in ("psycopg", "psycopg_async", "psycopg2"):
+    if dialect.driver in ("psycopg", "psycopg2"):
         return {**options, "options": f"{options.get('options', '')} -c {_SETTING}=on".strip()}
     return options
 
@@ -191,9 +191,9 @@ class MySQLServer:
     def arm_for_checkout(self, _dialect: Dialect, _connection: Any) -> Undo | None:
         return None
 
-    def begin(self, connection: Connection, is_own: bool) -> None:
+    def begin(self, _connection: Connection, pooled: PoolProxiedConnection, is_own: bool) -> None:
         if not is_own:
-            _run(connection.connection.dbapi_connection, "START TRANSACTION READ ONLY")
+            _run(pooled.dbapi_connection, "START TRANSACTION READ ONLY")
 
     def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
         return False
@@ -245,7 +245,7 @@ class SQLiteServer:
         else:
             driver.set_authorizer(callback)
 
-    def begin(self, _connection: Connection, _is_own: bool) -> None:
+    def begin(self, _connection: Connection, _pooled: PoolProxiedConnection, _is_own: bool) -> None:
         """Nothing: the guard is on the connection."""
 
     def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:

@@ -1,0 +1,179 @@
+"""The driver behind a read-only session: usable, and judged and translated like everything else.
+
+SQLAlchemy's own execution does not come through here, only a caller who asks a connection for its driver.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from sqlalchemy import Connection
+from sqlalchemy.pool import PoolProxiedConnection
+
+from araponga_infra.sessions.errors import ReadOnlyViolationError
+from araponga_infra.sessions.lexer import Family
+from araponga_infra.sessions.server import Server
+from araponga_infra.sessions.statements import judge
+
+__all__ = ["ReadOnlyConnection", "guarded_driver", "real_connection", "refusal_by_server", "refusal_of"]
+
+_TAKE_SQL = frozenset(
+    (
+        "execute", "executemany", "executescript", "fetch", "fetchrow", "fetchval", "fetchmany", "prepare", "stream",
+        "copy", "copy_expert", "copy_from_query", "cursor",
+    )
+)  # fmt: skip
+_OPEN_IT = frozenset(("lobject", "set_session", "set_authorizer", "add_listener", "enable_load_extension"))
+_SET_TO_OPEN = frozenset(("autocommit", "read_only", "readonly"))
+
+
+def refusal_of(statement: str, family: Family) -> ReadOnlyViolationError | None:
+    """The error of the statement layer for what is not a read."""
+    verdict = judge(statement, family)
+    if verdict.is_read:
+        return None
+    return ReadOnlyViolationError(
+        f"refused, nothing was written: {verdict.reason}. Use a session that may write", layer="statement"
+    )
+
+
+def refusal_by_server(error: BaseException) -> ReadOnlyViolationError:
+    """The error of the server layer for what the database refused."""
+    first_line = str(error).partition("\n")[0].rstrip(".")
+    return ReadOnlyViolationError(
+        f"refused by the database, nothing was written: {first_line}. Use a session that may write", layer="server"
+    )
+
+
+class ReadOnlyConnection(Connection):
+    """A connection whose driver is handed out judged and translated; SQLAlchemy itself works on the driver's own."""
+
+    def __init__(self, engine: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(engine, *arguments, **options)
+        self._dbapi_connection = _unguarded(self._dbapi_connection)
+
+    def _revalidate_connection(self) -> PoolProxiedConnection:
+        self._dbapi_connection = _unguarded(super()._revalidate_connection())
+        return real_connection(self)
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        engine: Any = self.engine
+        return guarded_driver(super().connection, engine.family, engine.server)
+
+
+def real_connection(connection: Connection) -> PoolProxiedConnection:
+    """The pooled connection itself, for the guards' own use."""
+    pooled: PoolProxiedConnection = cast(property, Connection.connection).__get__(connection)
+    return pooled
+
+
+def guarded_driver(pooled: PoolProxiedConnection, family: Family, server: Server) -> PoolProxiedConnection:
+    """A pooled connection for a caller who wants the driver itself."""
+    return cast(PoolProxiedConnection, _Guarded(_unguarded(pooled), family, server))
+
+
+def _unguarded(pooled: Any) -> Any:
+    return pooled._target if type(pooled) is _Guarded else pooled
+
+
+class _Guarded:
+    """Stands for a driver's object and whatever its calls return that can be called again.
+
+    SQL given to it is judged first; the database's "read-only" comes out as `ReadOnlyViolationError`.
+    """
+
+    __slots__ = ("_family", "_server", "_target")
+    _family: Family
+    _server: Server
+    _target: Any
+
+    def __init__(self, target: Any, family: Family, server: Server) -> None:
+        object.__setattr__(self, "_target", target)
+        object.__setattr__(self, "_family", family)
+        object.__setattr__(self, "_server", server)
+
+    def __getattribute__(self, name: str) -> Any:
+        # Drivers ask `isinstance(connection, Connection)`.
+        found: Any = cast(Any, type(self._target)) if name == "__class__" else object.__getattribute__(self, name)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OPEN_IT:
+            raise ReadOnlyViolationError(f"{name}() of the driver could open a read-only session", layer="session")
+        value = getattr(self._target, name)
+        if callable(value) and not isinstance(value, type):
+            return self._guarded_call(name, value)
+        return self._follow(value) if name in ("dbapi_connection", "driver_connection") else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SET_TO_OPEN:
+            raise ReadOnlyViolationError(f"{name} of the driver could open a read-only session", layer="session")
+        setattr(self._target, name, value)
+
+    def _guarded_call(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            if name in _TAKE_SQL and arguments and isinstance(arguments[0], str):
+                self._judge(name, arguments[0])
+            return self._follow(self._translated(call, *arguments, **options))
+
+        return guarded
+
+    def _judge(self, name: str, statement: str) -> None:
+        # psycopg's cursor takes a name for a server-side cursor where asyncpg's takes a query.
+        if name == "cursor" and statement.isidentifier():
+            return
+        refusal = refusal_of(statement, self._family)
+        if refusal is not None:
+            raise refusal
+
+    def _translated(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            self._raise_translated(error)
+
+    def _raise_translated(self, error: Exception) -> None:
+        if self._server.is_refusal(error):
+            raise refusal_by_server(error) from error
+        raise error
+
+    def _follow(self, result: Any) -> Any:
+        if inspect.iscoroutine(result):
+            return self._awaited(result)
+        is_handle = any(hasattr(result, name) for name in ("__enter__", "__aenter__", "execute", "fetchone", "cursor"))
+        return _Guarded(result, self._family, self._server) if is_handle else result
+
+    async def _awaited(self, result: Awaitable[Any]) -> Any:
+        try:
+            return self._follow(await result)
+        except Exception as error:
+            self._raise_translated(error)
+
+    def __await__(self) -> Any:
+        return self._awaited(self._target).__await__()
+
+    def __enter__(self) -> Any:
+        return self._follow(self._translated(self._target.__enter__))
+
+    def __exit__(self, *exception: object) -> Any:
+        return self._translated(self._target.__exit__, *exception)
+
+    async def __aenter__(self) -> Any:
+        return await self._awaited(self._target.__aenter__())
+
+    async def __aexit__(self, *exception: object) -> Any:
+        return await self._awaited(self._target.__aexit__(*exception))
+
+    def __iter__(self) -> Any:
+        target: Any = self._target
+        return iter(target)
+
+    def __aiter__(self) -> Any:
+        target: Any = self._target
+        return target.__aiter__()
+
+    def __repr__(self) -> str:
+        return repr(self._target)
