@@ -78,21 +78,21 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suites on this Python, against servers that they start by themselves."""
     install(session, "test")
-    pytest(session)
+    pytest(session, "tests", "--ignore=tests/docs", "--ignore=tests/examples")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every block of README and docs/ runs."""
-    install(session, "test", "docs")
-    pytest(session, "-p", "no:cacheprovider", "README.md", "docs")
+    install(session, "test")
+    pytest(session, "tests/docs")
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example runs, and prints what it should."""
     install(session, "test", "examples")
-    pytest(session, "examples")
+    pytest(session, "tests/examples", "examples")
 
 
 @nox.session(tags=["full"], python=[interpreter(version) for version in PYTHONS])
