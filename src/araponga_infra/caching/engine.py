@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -215,9 +215,8 @@ class Engine:
                 ):
                     return landed[0]
             flight, leads = self.flights.join(request.key, self.port.liveness())
-            if leads:
-                await self._lead(flight, request)
-            landing = await self._await_landing(flight, request, leads=leads)
+            refreshed = await self._lead(flight, request) if leads else None
+            landing = refreshed or await self._await_landing(flight, request, leads=leads)
             if landing is ABANDONED:
                 continue
             served = self._served(request, landing)
@@ -236,8 +235,11 @@ class Engine:
             self._tell(CacheHit(landing.origin, self.label(request.key)))
         return (value,)
 
-    async def _lead(self, flight: Flight, request: Request) -> None:
-        """Look once more, now that nobody else does; load when there is nothing."""
+    async def _lead(self, flight: Flight, request: Request) -> Landing | None:
+        """Look once more, now that nobody else does; load when there is nothing.
+
+        A value that is to be refreshed early lands for all who wait before it is; the leader alone gets the new one.
+        """
         try:
             found = await self._look_up(request.key)
             entry = found.entry
@@ -245,8 +247,8 @@ class Engine:
             if entry is not None and freshness in (Freshness.FRESH, Freshness.EARLY) and self._reads(entry, request):
                 self.flights.land(flight, Landing(entry, found.layer))
                 if freshness is Freshness.EARLY:
-                    await self._refreshed(request, entry)
-                return
+                    return Landing(await self._refreshed(request, entry), found.layer)
+                return None
             if self.report is not None:
                 self._tell(CacheMiss(self.label(request.key)))
             flight.fallback = entry if freshness is Freshness.STALE else None
@@ -255,6 +257,7 @@ class Engine:
         except BaseException:
             self.flights.land(flight, ABANDONED)
             raise
+        return None
 
     def _is_usable(self, entry: Entry | None, request: Request) -> bool:
         return entry is not None and self._judge(entry, 0.0) is Freshness.FRESH and self._reads(entry, request)
@@ -458,8 +461,7 @@ class Engine:
         now = self._monotonic()
         life = Lifetime(ttl_seconds)
         entries = {key: Entry(payload, life, now, tags, self._isolated_seconds) for key, payload in payloads.items()}
-        self.flights.detach(entries.__contains__)
-        self._refreshing.detach(entries.__contains__)
+        self._detach(entries.__contains__)
         if self.remote is None:
             self.memory.write(entries)
             return
@@ -470,53 +472,57 @@ class Engine:
             stays = self._is_front if written else self.remote.is_away
         finally:
             self.memory.end_write(entries if stays else dict.fromkeys(entries), stamps)
+            self._detach(entries.__contains__)
 
     async def delete_many(self, keys: Iterable[str]) -> None:
         names = set(keys)
-        self._detach(names.__contains__)
-        self.memory.discard(names)
-        if self.remote is not None and names:
-            try:
-                await self.remote.delete(names)
-            finally:
-                self.memory.discard(names)
+
+        def forget() -> None:
+            self._detach(names.__contains__)
+            self.memory.discard(names)
+
+        await self._delete(forget, lambda remote: remote.delete(names))
 
     async def delete_by_pattern(self, text: str) -> None:
         pattern = Pattern(text)
-        self._detach(lambda key: pattern.matches(stored_name(key)))
-        self.memory.discard_matching(pattern)
-        if self.remote is not None:
-            try:
-                await self.remote.delete_matching(pattern)
-            finally:
-                self.memory.discard_matching(pattern)
+
+        def forget() -> None:
+            self._detach(lambda key: pattern.matches(stored_name(key)))
+            self.memory.discard_matching(pattern)
+
+        await self._delete(forget, lambda remote: remote.delete_matching(pattern))
 
     async def delete_by_tag(self, tag: str) -> None:
         read_tags((tag,))
-        self.memory.discard_tag(tag)
-        if self.remote is not None:
-            try:
-                await self.remote.delete_tag(tag)
-            finally:
-                self.memory.discard_tag(tag)
+
+        def forget() -> None:
+            self._detach(_any)
+            self.memory.discard_tag(tag)
+
+        await self._delete(forget, lambda remote: remote.delete_tag(tag))
 
     async def delete_group(self, group: str) -> None:
-        self._detach(lambda key: group_of(key) == group)
-        self.memory.discard_group(group)
-        if self.remote is not None:
-            try:
-                await self.remote.delete_group(group)
-            finally:
-                self.memory.discard_group(group)
+        def forget() -> None:
+            self._detach(lambda key: group_of(key) == group)
+            self.memory.discard_group(group)
+
+        await self._delete(forget, lambda remote: remote.delete_group(group))
 
     async def clear(self) -> None:
-        self._detach(lambda _: True)
-        self.memory.clear()
+        def forget() -> None:
+            self._detach(_any)
+            self.memory.clear()
+
+        await self._delete(forget, lambda remote: remote.clear())
+
+    async def _delete(self, forget: Callable[[], None], delete: Callable[[Remote], Awaitable[bool]]) -> None:
+        """Forget here, delete there, and forget again what was read from there in between."""
+        forget()
         if self.remote is not None:
             try:
-                await self.remote.clear()
+                await delete(self.remote)
             finally:
-                self.memory.clear()
+                forget()
 
     def _detach(self, is_concerned: Callable[[str], bool]) -> None:
         self.flights.detach(is_concerned)
@@ -553,6 +559,10 @@ class Engine:
 
 
 _MISS: Any = object()
+
+
+def _any(_key: str) -> bool:
+    return True
 
 
 def _loaded(result: Any) -> Loaded[Any]:

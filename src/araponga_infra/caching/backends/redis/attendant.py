@@ -17,7 +17,7 @@ import redis
 
 from araponga_infra.caching.backends.redis.availability import Availability
 from araponga_infra.caching.backends.redis.link import COMMAND_NAME, Reply, SyncLink
-from araponga_infra.caching.backends.redis.operations import Operations, run_id_in
+from araponga_infra.caching.backends.redis.operations import Operations, new_token, run_id_in
 from araponga_infra.caching.backends.redis.scripts import Command, script
 from araponga_infra.caching.backends.redis.subscription import Audience, Subscription
 from araponga_infra.caching.backends.redis.wire import Names
@@ -42,7 +42,9 @@ class Attendant:
         names: the namespace.
         instance: this instance's name.
         availability: what it brings back.
-        audience: who hears of deletes and outages; None when nothing is kept in memory.
+        audience: who hears of deletes and outages.
+        budget_seconds: a Redis that takes longer to answer than a call may wait is as good as away.
+        listens: whether to subscribe to what other instances delete.
         flush_on_recovery: drop everything after each outage, instead of what is known to be outdated.
     """
 
@@ -54,6 +56,7 @@ class Attendant:
         availability: Availability,
         audience: Audience,
         *,
+        budget_seconds: float,
         listens: bool,
         flush_on_recovery: bool,
     ) -> None:
@@ -62,6 +65,7 @@ class Attendant:
         self._instance = instance
         self._availability = availability
         self._audience = audience
+        self._budget_seconds = budget_seconds
         self._listens = listens
         self._flush_on_recovery = flush_on_recovery
         self.reset()
@@ -168,6 +172,8 @@ class Attendant:
         """
         availability, operations = self._availability, self._operations
         server_id, server_time, epoch = await operations.identify()
+        if server_time.received_at - server_time.sent_at > self._budget_seconds:
+            raise redis.TimeoutError("it answers, but not within the time that a call may take")
         if epoch is not None and server_id and not epoch.endswith(f"@{server_id}".encode()):
             await operations.unmark_epoch(only=epoch)
         availability.server_id, availability.server_time = server_id, server_time
@@ -180,6 +186,7 @@ class Attendant:
             except BaseException:
                 availability.put_back(missed)
                 raise
+            await operations.marks((self._names.epoch,), 0, f"{new_token()}@{server_id}")
             availability.tell_purge(missed)
             self._audience.forget_all()
             if availability.trust_unless_missed():

@@ -56,7 +56,7 @@ class ConnectedRedis:
         audience = Audience(surroundings.memory, surroundings.flights, surroundings.monotonic, surroundings.report)
         self._attendant = Attendant(
             endpoint.pool_for_control, names, instance, self._availability, audience,
-            listens=listens, flush_on_recovery=flush,
+            budget_seconds=endpoint.budget_seconds, listens=listens, flush_on_recovery=flush,
         )  # fmt: skip
         self.link = self._link(is_async=is_async)
         self.store = RedisStore(

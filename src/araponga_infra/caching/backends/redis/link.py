@@ -34,6 +34,9 @@ class Link(Protocol):
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands in one write and read their replies.
 
+        A connection that has been closed while it lay idle is opened again, once: every command of ours may be sent
+        twice.
+
         Raises:
             redis.RedisError, OSError, TimeoutError: Redis did not answer.
             LinkBusyError: no connection was free in time.
@@ -60,8 +63,14 @@ class SyncLink:
 
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         connection = self._connection()
+        data = [pack(commands)]
         try:
-            connection.send_packed_command([pack(commands)], check_health=False)
+            try:
+                connection.send_packed_command(data, check_health=False)
+                return [_read(connection) for _ in commands]
+            except redis.ConnectionError:
+                connection.disconnect()
+            connection.send_packed_command(data, check_health=False)
             return [_read(connection) for _ in commands]
         except BaseException:
             connection.disconnect()
@@ -106,8 +115,14 @@ class AsyncLink:
         pool = await self._pool()
         async with asyncio.timeout(self._endpoint.budget_seconds):
             connection = await pool.get_connection(*COMMAND_NAME)
+            data = [pack(commands)]
             try:
-                await connection.send_packed_command([pack(commands)], check_health=False)
+                try:
+                    await connection.send_packed_command(data, check_health=False)
+                    return [await _read_async(connection) for _ in commands]
+                except redis.ConnectionError:
+                    await connection.disconnect(nowait=True)
+                await connection.send_packed_command(data, check_health=False)
                 return [await _read_async(connection) for _ in commands]
             except BaseException:
                 await connection.disconnect(nowait=True)

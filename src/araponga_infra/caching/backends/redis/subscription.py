@@ -127,8 +127,8 @@ class Subscription:
         return ("PUBLISH", channel, write_message(self._instance, "canary", (number,)))
 
     def saw_epoch(self, epoch: bytes | None) -> None:
-        """Everything was cleared, or flushed, without a word."""
-        if epoch != self._epoch:
+        """Everything was cleared, or flushed, without a word; without an epoch no entry is valid."""
+        if epoch is None or epoch != self._epoch:
             self._audience.forget_all()
             self._epoch = epoch
 
