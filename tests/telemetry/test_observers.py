@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -150,6 +151,15 @@ def test_names_are_unique_and_dotted() -> None:
 def test_what_the_observers_know_by_name_exists() -> None:
     known = {record.name for record in _all_records()}
     assert set(_STATES) | set(_LEVELS) | set(_RULES) <= known
-    fields = {record.name: set(record.__dataclass_fields__) for record in _all_records()}
-    assert all({rule.state, rule.subject} - {""} <= fields[name] for name, rule in _STATES.items())
-    assert all({rule.amount} - {""} <= fields[name] for name, rule in _RULES.items())
+    has = {record.name: set(record.__dataclass_fields__) for record in _all_records()}
+    assert all({rule.state, rule.subject} - {""} <= has[name] for name, rule in _STATES.items())
+    assert all({rule.amount} - {""} <= has[name] for name, rule in _RULES.items())
+
+
+def test_every_record_and_field_is_in_the_docs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    rows = {
+        f"| `{kind.name}` | {', '.join(each.name for each in fields(kind))} |".replace("  ", " ")
+        for kind in _all_records()
+    }
+    assert [row for row in sorted(rows) if row not in page] == []
