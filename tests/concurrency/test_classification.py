@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg  # type: ignore[import-untyped]
 import psycopg
@@ -28,10 +28,11 @@ def wrapped(original: BaseException, kind: type[DBAPIError] = OperationalError, 
 
 
 def asyncpg_error(original: Exception) -> Exception:
-    """As SQLAlchemy's adapter hands it on."""
+    """As SQLAlchemy's adapter hands it on: the newer ones keep the SQLSTATE themselves, older ones had it set."""
     adapted: Any = AsyncAdapt_asyncpg_dbapi.Error
-    error: Exception = adapted(str(original), original)
-    return error
+    error: Any = adapted(str(original), original)
+    error.sqlstate = original.sqlstate  # type: ignore[attr-defined]
+    return cast("Exception", error)
 
 
 def sqlite_error(code: int) -> sqlite3.OperationalError:

@@ -17,6 +17,7 @@ __all__ = [
     "ExpectedRow",
     "Journal",
     "journal_of",
+    "note_flush",
     "note_insert",
     "note_write",
     "open_journal",
@@ -44,13 +45,15 @@ class Journal:
 
     Attributes:
         is_supervised: a helper runs this session and handles its conflicts, so the session itself leaves them alone.
+        is_thorough: take down all that a flush is about to write, not only what it came to before it failed.
         connection: the one that the last flush wrote through.
     """
 
-    __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised")
+    __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised", "is_thorough")
 
     def __init__(self) -> None:
         self.is_supervised = False
+        self.is_thorough = False
         self.connection: Connection | None = None
         self._expected: dict[Any, ExpectedRow] = {}
         self._inserted: set[InstanceState[Any]] = set()
@@ -135,6 +138,17 @@ def _refuse_if_read(state: InstanceState[Any]) -> None:
                 f"{row_name(state)} was read without its {version}, so changes of others would be overwritten unseen: "
                 f"add {entity_name(state.mapper)}.{version} to load_only() or take it out of defer()"
             )
+
+
+def note_flush(session: Session, _context: object, _objects: object) -> None:
+    """Listens to `before_flush`: after a second conflict the unit shall not lose to yet another row."""
+    journal = journal_of(session)
+    if journal is None or not journal.is_thorough:
+        return
+    for obj in (*session.dirty, *session.deleted):
+        state: InstanceState[Any] = inspect(obj)
+        if state.mapper.version_id_col is not None and (version := loaded_version(state)) is not None:
+            journal.note(state, version)
 
 
 def note_insert(mapper: Mapper[Any], _connection: Connection, state: InstanceState[Any]) -> None:

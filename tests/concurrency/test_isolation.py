@@ -1,0 +1,156 @@
+"""REPEATABLE READ and SERIALIZABLE report 40001 where READ COMMITTED matches no row; deadlocks are 40P01."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from araponga_infra.backoff import Backoff
+from araponga_infra.concurrency import ConcurrencyConflictError, RowConflict, VersionedSession
+
+from .blog import Post, Tag, like
+from .conftest import open_database
+from .databases import Database
+
+Others = sessionmaker[Session]
+
+
+@pytest.fixture(params=["psycopg", "psycopg2", "psycopg-async", "asyncpg"])
+def driver(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
+def database(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(driver, tmp_path, request, isolation_level=request.param)
+    with opened.session(Session) as run:
+        run(lambda session: session.add(Post(id=1)))
+        run(lambda session: session.commit())
+    yield opened
+    opened.close()
+
+
+def test_a_serialization_failure_runs_the_work_again(database: Database, others: Others) -> None:
+    calls: list[int] = []
+
+    def edit(session: Session) -> int:
+        post = session.get_one(Post, 1)
+        calls.append(post.row_version)
+        if len(calls) == 1:
+            with others.begin() as other:
+                like(other, 1)
+        post.title = "edited"
+        session.flush()
+        return post.row_version
+
+    assert database.helper()(edit) == 3
+    assert calls == [1, 2]
+
+
+def test_giving_up_after_a_serialization_failure_names_the_row(database: Database, others: Others) -> None:
+    def edit(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        with others.begin() as other:
+            like(other, 1)
+        post.title = "never"
+
+    with pytest.raises(ConcurrencyConflictError) as refused:
+        database.helper(max_attempts=1)(edit)
+    assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
+
+
+def test_outside_of_execute_it_is_a_conflict_as_well(database: Database, others: Others) -> None:
+    def edit(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        with others.begin() as other:
+            like(other, 1)
+        post.title = "never"
+        session.flush()
+
+    with database.session(VersionedSession) as run, pytest.raises(ConcurrencyConflictError, match="Post 1"):
+        run(edit)
+
+
+@pytest.fixture
+def serializable(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(driver, tmp_path, request, isolation_level="SERIALIZABLE")
+    yield opened
+    opened.close()
+
+
+def add_if_none(session: Session, number: int) -> None:
+    if session.scalar(select(func.count(Tag.id))) == 0:
+        session.add(Tag(id=number, name="the only one"))
+
+
+def test_write_skew_that_surfaces_at_commit_is_retried(serializable: Database) -> None:
+    """Two units that each add a tag if there is none: one of the two COMMITs is refused with 40001."""
+    calls: list[int] = []
+
+    def add_too(session: Session) -> None:
+        calls.append(1)
+        if session.scalar(select(func.count(Tag.id))) != 0:
+            return
+        session.add(Tag(id=1, name="mine"))
+        session.flush()
+        if len(calls) == 1:
+            with Session(other.engine) as concurrent:
+                add_if_none(concurrent, 2)
+                concurrent.commit()
+
+    from .databases import SyncDatabase
+
+    other = SyncDatabase("psycopg", serializable.url.replace("+asyncpg", "+psycopg"), isolation_level="SERIALIZABLE")
+    try:
+        serializable.helper(backoff=Backoff(0.001, 0.001))(add_too)
+        with Session(other.engine) as session:
+            assert session.scalar(select(func.count(Tag.id))) == 1
+    finally:
+        other.close()
+    assert len(calls) == 2
+
+
+def test_a_deadlock_is_retried(driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    database = open_database(driver, tmp_path, request)
+    with database.session(Session) as run:
+        run(lambda session: session.add_all([Post(id=1), Post(id=2)]))
+        run(lambda session: session.commit())
+    is_locked, may_lock = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def other_way_round() -> None:
+        from .databases import SyncDatabase
+
+        other = SyncDatabase("psycopg", database.url.replace("+asyncpg", "+psycopg"))
+        with Session(other.engine) as session:
+            session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 2"))
+            is_locked.set()
+            assert may_lock.wait(10)
+            session.execute(text("SET LOCAL deadlock_timeout = '10s'"))
+            session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 1"))
+            session.commit()
+        other.close()
+
+    def both(session: Session) -> None:
+        calls.append(1)
+        session.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
+        session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 1"))
+        if len(calls) == 1:
+            assert is_locked.wait(10)
+            may_lock.set()
+        session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 2"))
+
+    with ThreadPoolExecutor(1) as pool:
+        other: Any = pool.submit(other_way_round)
+        database.helper()(both)
+        other.result()
+    database.close()
+    assert len(calls) == 2
