@@ -332,7 +332,11 @@ def test_two_loads_that_wait_for_each_other_are_refused() -> None:
 
 
 def slowly(is_async: bool, seconds: float, value: int) -> Callable[[], Any]:
-    return lambda: asyncio.sleep(seconds, value) if is_async else (time.sleep(seconds), value)[1]
+    def load() -> int:
+        threading.Event().wait(seconds)
+        return value
+
+    return partial(asyncio.sleep, seconds, value) if is_async else load
 
 
 @pytest.fixture(params=[CachetoolsCacheService, AsyncCachetoolsCacheService])

@@ -128,9 +128,9 @@ class Subscription:
 
     def saw_epoch(self, epoch: bytes | None) -> None:
         """Everything was cleared, or flushed, without a word; without an epoch no entry is valid."""
-        if epoch is None or epoch != self._epoch:
+        if self.was_confirmed and (epoch is None or epoch != self._epoch):
             self._audience.forget_all()
-            self._epoch = epoch
+        self._epoch = epoch
 
     def hear(self, connection: Any) -> None:
         """Take in what has arrived, waiting a moment for it."""
