@@ -26,13 +26,17 @@ def framework(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+    """On SQLite, and where a test is marked so on PostgreSQL, too."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return sqlite_url(tmp_path)
     url = request.getfixturevalue("postgres_database").url("psycopg")
     make_tables(url)
     return str(url)
+
+
+on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
@@ -49,6 +53,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, document["code"]
 
 
+@on_every_database
 def test_a_write_is_committed_and_answered_with_its_etag(client: httpx.Client, database: str) -> None:
     response = client.post("/posts", json={"title": "Feira"})
     assert (response.status_code, response.headers["etag"]) == (201, '"1"')
@@ -56,6 +61,7 @@ def test_a_write_is_committed_and_answered_with_its_etag(client: httpx.Client, d
     assert client.get("/posts").json() == ["Feira"]
 
 
+@on_every_database
 def test_a_failing_commit_is_not_answered_with_success(client: httpx.Client) -> None:
     response = client.post("/comments")
     assert response.status_code == 500
@@ -92,6 +98,7 @@ def test_several_if_match_lines_are_one_list(client: httpx.Client) -> None:
     assert client.put("/posts/1", json={"title": "Bazar"}, headers=lines).status_code == 204
 
 
+@on_every_database
 def test_a_conflict_at_commit(client: httpx.Client, database: str) -> None:
     client.post("/posts", json={"title": "Feira"})
     response = client.post("/posts/1/overtaken")
@@ -100,6 +107,7 @@ def test_a_conflict_at_commit(client: httpx.Client, database: str) -> None:
     assert titles(database) == ["faster"]
 
 
+@on_every_database
 def test_a_unit_of_work(client: httpx.Client) -> None:
     client.post("/posts", json={"title": "Feira"})
     assert [client.post("/posts/1/likes").json() for _ in range(2)] == [1, 2]
@@ -125,6 +133,7 @@ def test_a_malformed_token_is_ignored(client: httpx.Client, token: str) -> None:
     assert client.get("/posts", headers={HEADER: token}).json() == ["Feira"]
 
 
+@on_every_database
 def test_probes(client: httpx.Client) -> None:
     ready, live = client.get("/health/ready"), client.get("/health/live")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
