@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from araponga_infra.events import InMemoryEventStore, SqlAlchemyEventStore
+from araponga_infra.events import InMemoryEventStore, RedisStreamEventStore, SqlAlchemyEventStore
 from araponga_infra.testing.clock import FakeClock
 from tests.events.hosts import HOSTS, Host, settled
 
@@ -58,6 +60,13 @@ async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         if database == "memory":
             yield Host(InMemoryEventStore(), is_async=is_async, engine=None, stack=stack)
             await stack.aclose()
+            return
+        if database == "redis":
+            kind_of_client: Any = redis.asyncio.Redis if is_async else redis.Redis
+            client = kind_of_client.from_url(request.getfixturevalue("redis_url"))
+            yield Host(RedisStreamEventStore(client), is_async=is_async, engine=None, stack=stack)
+            await stack.aclose()
+            await settled(client.aclose() if is_async else client.close())
             return
         if database == "postgres":
             url = request.getfixturevalue("postgres_database").url("psycopg")

@@ -18,7 +18,7 @@ from araponga_infra.events import (
     event,
 )
 
-HOSTS = ("memory-sync", "memory-async", "sqlite-sync", "sqlite-async", "postgres-sync", "postgres-async")
+HOSTS = tuple(f"{store}-{kind}" for store in ("memory", "sqlite", "postgres", "redis") for kind in ("sync", "async"))
 
 
 @event("tests.happened", version=1)

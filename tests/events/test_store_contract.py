@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import redis
+import redis.asyncio
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import pytest
-
-from araponga_infra.events import EventStoreSource, InMemoryEventStore, SqlAlchemyEventStore
+from araponga_infra.events import EventStoreSource, InMemoryEventStore, RedisStreamEventStore, SqlAlchemyEventStore
 from araponga_infra.testing.events import EventStoreContract
 
 
@@ -61,3 +64,21 @@ class TestPostgresStore(EventStoreContract):
         store = SqlAlchemyEventStore(async_postgres_engine, schema=None)
         await store.create_schema()
         return store
+
+
+class TestRedisStoreSync(EventStoreContract):
+    @pytest.fixture
+    def is_sync(self) -> bool:
+        return True
+
+    @pytest.fixture
+    def source(self, redis_url: str) -> Iterator[EventStoreSource]:
+        with redis.Redis.from_url(redis_url) as client:
+            yield RedisStreamEventStore(client)
+
+
+class TestRedisStore(EventStoreContract):
+    @pytest.fixture
+    async def source(self, redis_url: str) -> AsyncIterator[EventStoreSource]:
+        async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+            yield RedisStreamEventStore(client, namespace="other")

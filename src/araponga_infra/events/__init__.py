@@ -29,6 +29,7 @@ from araponga_infra.events.letters import AsyncDeadLetters, DeadLetters
 from araponga_infra.events.protocols import AsyncEventStore, EventStore, EventStoreSource
 from araponga_infra.events.router import EventRouter
 from araponga_infra.events.stores.memory import InMemoryEventStore
+from araponga_infra.events.stores.redis import RedisStreamEventStore
 from araponga_infra.events.stores.sqlalchemy import SqlAlchemyEventStore
 from araponga_infra.events.types import event
 from araponga_infra.events.values import DeadLetter, DeadReason, EventStats, HandlerStats, Page, RunReport, State
@@ -64,6 +65,7 @@ __all__ = [
     "PayloadError",
     "ProcessorStateError",
     "QueueFullError",
+    "RedisStreamEventStore",
     "RetryLater",
     "RunReport",
     "SessionMismatchError",

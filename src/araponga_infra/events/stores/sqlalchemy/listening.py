@@ -12,7 +12,7 @@ import logging
 import select
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -159,12 +159,13 @@ class PostgresListener:
 
 def _wait_for_notify(driver: Any) -> bool:
     """Wait a moment on a psycopg 3 or psycopg2 connection."""
-    if not isinstance(driver.notifies, list):
-        return any(True for _ in driver.notifies(timeout=_TICK_SECONDS, stop_after=1))
+    if callable(driver.notifies):
+        return any(True for _ in cast(Any, driver.notifies)(timeout=_TICK_SECONDS, stop_after=1))
     readable, _, _ = select.select([driver], [], [], _TICK_SECONDS)
     if not readable:
         return False
     driver.poll()
-    heard = len(driver.notifies) > 0
-    driver.notifies.clear()
+    waiting = cast(list[Any], driver.notifies)
+    heard = len(waiting) > 0
+    waiting.clear()
     return heard

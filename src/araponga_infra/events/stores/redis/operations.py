@@ -1,0 +1,286 @@
+"""What the Redis store does, as calls of scripts: both shells send these and have the answers read here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.events.protocols import Settlement
+from araponga_infra.events.stores.redis.lua import Script, script
+from araponga_infra.events.subscribing import SubscriptionPlan, plan_subscriptions
+from araponga_infra.events.values import (
+    Appended,
+    DeadFilter,
+    DeadLetter,
+    DeadReason,
+    Delivery,
+    EventStats,
+    Exchange,
+    HandlerStats,
+    Message,
+    Page,
+    Reaped,
+    Receipt,
+    Subscription,
+    Want,
+    as_datetime,
+)
+
+__all__ = ["Call", "RedisOperations"]
+
+T = TypeVar("T")
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """What stays the same for all deliveries of an event, as JSON: readable on clients that decode and that do not."""
+
+    event_id: UUID
+    name: str
+    version: int
+    payload: bytes
+    headers: dict[str, str] | None
+    published_at: float
+
+
+_read_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One script, its arguments, and how to read the answer."""
+
+    script: Script
+    arguments: tuple[Any, ...]
+    read: Callable[[Any], T]
+
+
+class RedisOperations:
+    """Operations under one root key.
+
+    Args:
+        namespace: becomes the hash tag that all keys begin with.
+        clock: the host's; None means Redis' own.
+    """
+
+    def __init__(self, namespace: str, clock: Clock | None) -> None:
+        self.root = f"{{{namespace}}}:events"
+        self._clock = clock
+        self._handlers: tuple[str, ...] = ()
+
+    def _now(self) -> str:
+        return "" if self._clock is None else str(int(self._clock.now().timestamp() * 1000))
+
+    # -- subscriptions
+
+    def subscriptions(self) -> Call[Sequence[Subscription]]:
+        return Call(script("subscriptions"), (), _read_subscriptions)
+
+    def plan(self, stored: Sequence[Subscription], wanted: Sequence[Subscription]) -> SubscriptionPlan:
+        known = {each.handler: each for each in stored}
+        plan = plan_subscriptions(known.values(), wanted)
+        keep = tuple(each for each in plan.keep if known.get(each.handler) != each)
+        self._handlers = tuple({*known, *plan.names})
+        return SubscriptionPlan(keep, plan.remove, plan.names)
+
+    def subscribe(self, plan: SubscriptionPlan) -> Call[None]:
+        kept = [(each.handler, each.event_name, _json(each)) for each in plan.keep]
+        return Call(script("subscribe"), (_json(kept), _json(plan.remove)), _ignore)
+
+    def forget(self, handler: str) -> Call[None]:
+        return Call(script("forget"), (self._now(), handler), _ignore)
+
+    # -- publishing
+
+    def append(self, messages: Sequence[Message]) -> Call[Appended]:
+        published_at = (self._clock or SYSTEM_CLOCK).now().timestamp()
+        batch = [
+            (
+                each.name,
+                each.event_id.hex,
+                int(each.window_seconds * 1000),
+                -1 if each.due_at is None else int(each.due_at * 1000),
+                int(each.delay_seconds * 1000),
+                _json(_envelope(each, published_at)),
+            )
+            for each in messages
+        ]
+        return Call(script("append"), (self._now(), _json(batch)), lambda answer: Appended(*map(int, answer)))
+
+    # -- processing
+
+    def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        ignore_due: bool,
+    ) -> Call[Exchange]:
+        arguments = (
+            owner, self._now(), _json(_by_stream(completed)), _json([_settlement(each) for each in settlements]),
+            _json(wants), _flag(ignore_due),
+        )  # fmt: skip
+        return Call(script("exchange"), arguments, _read_exchange)
+
+    def claim_alone(self, owner: str, handlers: Sequence[str]) -> Call[Exchange]:
+        return Call(
+            script("claim_alone"),
+            (owner, _json(handlers)),
+            lambda claims: Exchange([_read_claim("alone", each) for each in claims]),
+        )
+
+    # -- workers
+
+    def join(self, owner: str, lease_seconds: float) -> Call[None]:
+        return Call(script("join"), (owner, self._now(), int(lease_seconds * 1000)), _ignore)
+
+    def beat(self, owner: str, lease_seconds: float) -> Call[bool]:
+        return Call(script("beat"), (owner, self._now(), int(lease_seconds * 1000)), bool)
+
+    def reap(self, handlers: Sequence[str]) -> Call[Reaped]:
+        arguments = (self._now(), _json(handlers))
+        return Call(script("reap"), arguments, lambda answer: Reaped(int(answer[0]), bool(answer[1])))
+
+    def reconcile(self, owner: str, held: Sequence[str], *, is_leaving: bool) -> Call[int]:
+        arguments = (owner, _json(held), _flag(is_leaving), _json(self._handlers))
+        return Call(script("reconcile"), arguments, int)
+
+    # -- looking
+
+    def pending(self, handlers: Sequence[str], ignore_due: bool) -> Call[int]:
+        return Call(script("pending"), (self._now(), _json(handlers), _flag(ignore_due)), int)
+
+    def stats(self) -> Call[EventStats]:
+        now = (self._clock or SYSTEM_CLOCK).now().timestamp()
+        return Call(script("stats"), (), lambda answer: _read_stats(answer, now))
+
+    # -- dead letters
+
+    def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Call[Page[DeadLetter]]:
+        return Call(script("dead_page"), _page_of(wanted, limit, after), lambda rows: _read_page(rows, limit))
+
+    def dead_letter(self, letter: str) -> Call[DeadLetter | None]:
+        """The one behind the id before it, if it is that one."""
+        before = str(int(letter) - 1) if letter.isdecimal() else "+inf"
+        return Call(script("dead_page"), _page_of(DeadFilter(), 1, before), lambda rows: _read_one(rows, letter))
+
+    def redrive(self, letters: Iterable[str]) -> Call[int]:
+        return Call(script("redrive"), (_json(list(letters)),), int)
+
+    def discard(self, letters: Iterable[str]) -> Call[int]:
+        return Call(script("discard"), (_json(list(letters)),), int)
+
+    def dead_before(self, wanted: DeadFilter, died_before: datetime, limit: int) -> Call[list[str]]:
+        latest = str(int(died_before.timestamp() * 1000))
+        return Call(
+            script("dead_page"), _page_of(wanted, limit, None, latest), lambda rows: [_text(row[0]) for row in rows]
+        )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _ignore(_answer: Any) -> None:
+    return None
+
+
+def _envelope(message: Message, published_at: float) -> _Envelope:
+    headers = dict(message.headers) if message.headers else None
+    return _Envelope(message.event_id, message.name, message.version, message.payload, headers, published_at)
+
+
+def _read_subscriptions(answer: Sequence[Any]) -> list[Subscription]:
+    return [msgspec.json.decode(each, type=Subscription) for each in answer[1::2]]
+
+
+def _by_stream(completed: Sequence[Receipt]) -> list[tuple[str, str, list[str]]]:
+    streams: dict[tuple[str, str], list[str]] = {}
+    for _, delivery in completed:
+        kind, entry, _ = delivery.id.split(":", 2)
+        streams.setdefault((kind, delivery.handler), []).append(entry)
+    return [(kind, handler, entries) for (kind, handler), entries in streams.items()]
+
+
+def _settlement(settlement: Settlement) -> tuple[Any, ...]:
+    (_, delivery), decision = settlement
+    kind, entry, _ = delivery.id.split(":", 2)
+    return (
+        kind, delivery.handler, entry, delivery.name, decision.state.value, int(decision.delay_seconds * 1000),
+        decision.attempts, decision.losses, decision.reason.value if decision.reason else "", decision.error or "",
+    )  # fmt: skip
+
+
+def _read_claim(kind: str, claim: Sequence[Any]) -> Delivery:
+    handler, entry, attempts, losses, envelope = claim
+    stored = _read_envelope(envelope)
+    name = _text(handler)
+    return Delivery(
+        f"{kind}:{_text(entry)}:{name}", name, stored.event_id, stored.name, stored.version, stored.payload,
+        stored.headers, stored.published_at, int(attempts), int(losses),
+    )  # fmt: skip
+
+
+def _read_exchange(answer: Sequence[Any]) -> Exchange:
+    fenced, next_due, claims = answer
+    deliveries = [_read_claim("ready", each) for each in claims]
+    waits = not deliveries and int(next_due) >= 0
+    return Exchange(deliveries, int(next_due) / 1000 if waits else None, int(fenced))
+
+
+def _read_stats(answer: Sequence[Any], now: float) -> EventStats:
+    rows, dead_counts, oldest = answer
+    dead = {
+        _event_and_handler(name): int(number) for name, number in zip(dead_counts[::2], dead_counts[1::2], strict=True)
+    }
+    handlers: dict[tuple[str, str], HandlerStats] = {}
+    for event, handler, queued, running, retrying in rows:
+        name = _text(event), _text(handler)
+        handlers[name] = HandlerStats(name[0], name[1], int(queued), int(running), int(retrying), dead.pop(name, 0))
+    handlers.update({name: HandlerStats(name[0], name[1], dead=number) for name, number in dead.items()})
+    ages = [now - _read_envelope(each).published_at for each in oldest]
+    return EventStats.of(tuple(handlers[each] for each in sorted(handlers)), max([0.0, *ages]))
+
+
+def _event_and_handler(name: str | bytes) -> tuple[str, str]:
+    event, _, handler = _text(name).partition("\n")
+    return event, handler
+
+
+def _page_of(wanted: DeadFilter, limit: int, after: str | None, latest: str = "") -> tuple[Any, ...]:
+    return wanted.event or "", wanted.handler or "", str(wanted.reason or ""), limit, after or "0", latest
+
+
+def _read_letter(row: Sequence[Any]) -> DeadLetter:
+    letter, handler, attempts, losses, envelope, reason, problem, died_at = row
+    stored = _read_envelope(envelope)
+    return DeadLetter(
+        id=_text(letter), event_id=stored.event_id, event_name=stored.name, event_version=stored.version,
+        handler=_text(handler), attempts=int(attempts), lost_leases=int(losses), reason=DeadReason(_text(reason)),
+        error=_text(problem) or None, published_at=as_datetime(stored.published_at),
+        died_at=as_datetime(int(died_at) / 1000), payload=stored.payload, headers=stored.headers or {},
+    )  # fmt: skip
+
+
+def _read_page(rows: Sequence[Any], limit: int) -> Page[DeadLetter]:
+    items = tuple(_read_letter(row) for row in rows[:limit])
+    return Page(items, items[-1].id if len(rows) > limit else None)
+
+
+def _read_one(rows: Sequence[Any], letter: str) -> DeadLetter | None:
+    found = [_read_letter(row) for row in rows[:1]]
+    return found[0] if found and found[0].id == letter else None

@@ -1,0 +1,31 @@
+-- ARGV: now, messages as JSON: {event, id, window, due, delay, envelope}. Returns deliveries, duplicates, unsubscribed.
+local now = milliseconds(ARGV[1])
+local deliveries, duplicates, unsubscribed = 0, 0, 0
+for _, message in ipairs(cjson.decode(ARGV[2])) do
+  local event, id, window, due, delay, envelope = unpack(message)
+  local is_duplicate = false
+  if window > 0 then
+    local accepted = root .. ':accepted:' .. id
+    local expires = redis.call('GET', accepted)
+    is_duplicate = expires and tonumber(expires) > now
+    if not is_duplicate then
+      redis.call('SET', accepted, string.format('%.0f', now + window), 'PX', string.format('%.0f', window))
+    end
+  end
+  if is_duplicate then
+    duplicates = duplicates + 1
+  else
+    local handlers = redis.call('SMEMBERS', key('route', event))
+    if due < 0 and delay > 0 then due = now + delay end
+    for _, handler in ipairs(handlers) do
+      if due > now then add_later('later', handler, due, 0, 0, envelope) else add('ready', handler, 0, 0, envelope) end
+    end
+    deliveries = deliveries + #handlers
+    if #handlers == 0 then
+      bury('', event, 0, 0, envelope, 'no_subscriber', '', now)
+      unsubscribed = unsubscribed + 1
+    end
+  end
+end
+if deliveries > 0 then wake() end
+return { deliveries, duplicates, unsubscribed }

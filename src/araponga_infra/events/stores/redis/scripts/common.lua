@@ -1,0 +1,69 @@
+-- Every key begins with one hash tag, so that a script's keys lie on one node of a cluster.
+--   <root>:ready:<handler>, <root>:alone:<handler>   streams, read by the consumer group "workers"
+--   <root>:later:<handler>, <root>:retry:<handler>   sorted sets by due time: "<attempts> <losses> <envelope>"
+--   <root>:route:<event>                             set of handlers
+--   <root>:subscriptions                             hash of handler to subscription
+--   <root>:workers                                   sorted set of owners by expiry
+--   <root>:dead, <root>:letter:<id>                  sorted set of ids; hash per dead letter
+local root = KEYS[1]
+local GROUP = 'workers'
+
+local function milliseconds(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function key(kind, handler)
+  return root .. ':' .. kind .. ':' .. handler
+end
+
+local function add(kind, handler, attempts, losses, envelope)
+  return redis.call('XADD', key(kind, handler), '*', 'a', attempts, 'l', losses, 'e', envelope)
+end
+
+local function add_later(kind, handler, due, attempts, losses, envelope)
+  redis.call('ZADD', key(kind, handler), string.format('%.0f', due), attempts .. ' ' .. losses .. ' ' .. envelope)
+end
+
+local function bury(handler, event, attempts, losses, envelope, reason, problem, died_at)
+  local id = redis.call('INCR', root .. ':dead:last')
+  redis.call('ZADD', root .. ':dead', id, id)
+  redis.call('HSET', key('letter', id), 'h', handler, 'n', event, 'a', attempts, 'l', losses, 'e', envelope,
+    'r', reason, 'x', problem, 't', string.format('%.0f', died_at))
+  redis.call('HINCRBY', root .. ':dead:counts', event .. '\n' .. handler, 1)
+end
+
+local function exhume(id)
+  if redis.call('ZREM', root .. ':dead', id) == 0 then return nil end
+  local letter = redis.call('HMGET', key('letter', id), 'h', 'n', 'e', 'r', 't')
+  redis.call('DEL', key('letter', id))
+  local counted = letter[2] .. '\n' .. letter[1]
+  if redis.call('HINCRBY', root .. ':dead:counts', counted, -1) <= 0 then
+    redis.call('HDEL', root .. ':dead:counts', counted)
+  end
+  return letter
+end
+
+-- The entry of a claim that nobody has taken over; acknowledging is what tells.
+local function release(kind, handler, id)
+  local stream = key(kind, handler)
+  local entries = redis.call('XRANGE', stream, id, id)
+  local is_held = redis.call('XACK', stream, GROUP, id) == 1
+  redis.call('XDEL', stream, id)
+  if not is_held or #entries == 0 then return nil end
+  local fields = entries[1][2]
+  return { attempts = fields[2], losses = fields[4], envelope = fields[6] }
+end
+
+local function has_stream(stream)
+  return redis.call('EXISTS', stream) == 1
+end
+
+local function handlers_of_store()
+  return redis.call('HKEYS', root .. ':subscriptions')
+end
+
+local function wake()
+  redis.call('PUBLISH', root .. ':wake', '')
+end

@@ -1,0 +1,354 @@
+"""The Redis store for sync and for async code: each operation one script, in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
+from araponga_infra.events.stores.redis.operations import Call, RedisOperations
+from araponga_infra.events.values import (
+    Appended,
+    Capabilities,
+    DeadFilter,
+    DeadLetter,
+    EventStats,
+    Exchange,
+    Message,
+    Page,
+    Reaped,
+    Receipt,
+    Subscription,
+    Want,
+)
+
+__all__ = ["CAPABILITIES", "AsyncRedisStore", "RedisStore"]
+
+T = TypeVar("T")
+CAPABILITIES = Capabilities(is_durable=True, ordering=False, transactions=False)
+_PURGE_BATCH = 500
+_TICK_SECONDS = 0.25
+_logger = logging.getLogger("araponga_infra.events")
+
+
+class RedisStore:
+    """For sync code. Thread-safe, as the client is."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, client: Any, operations: RedisOperations) -> None:
+        self._client = client
+        self._operations = operations
+
+    def _run(self, call: Call[T]) -> T:
+        root, script = self._operations.root, call.script
+        try:
+            answer = self._client.evalsha(script.sha, 1, root, *call.arguments)
+        except NoScriptError:
+            answer = self._client.eval(script.text, 1, root, *call.arguments)
+        return call.read(answer)
+
+    def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        plan = self._operations.plan(self._run(self._operations.subscriptions()), subscriptions)
+        if plan.keep or plan.remove:
+            self._run(self._operations.subscribe(plan))
+        return plan.names
+
+    def forget(self, handler: str) -> None:
+        self._run(self._operations.forget(handler))
+
+    def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
+        return self._run(self._operations.append(messages))
+
+    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        """There is always room."""
+
+    def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        return self._run(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
+
+    def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        return self._run(self._operations.claim_alone(owner, handlers))
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._run(self._operations.join(owner, lease_seconds))
+
+    def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        return self._run(self._operations.reconcile(owner, held, is_leaving=False))
+
+    def leave(self, owner: str) -> None:
+        self._run(self._operations.reconcile(owner, (), is_leaving=True))
+
+    def lease_keeper(self) -> LeaseKeeper:
+        return _RedisLeaseKeeper(RedisStore(_side_client(self._client), self._operations))
+
+    def listen(self, wake: Wake) -> WakeListener:
+        return _RedisListener(_side_client(self._client), self._operations.root, wake)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._run(self._operations.beat(owner, lease_seconds))
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        return self._run(self._operations.reap(handlers))
+
+    def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        return self._run(self._operations.pending(handlers, ignore_due))
+
+    def stats(self) -> EventStats:
+        return self._run(self._operations.stats())
+
+    def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        return self._run(self._operations.dead_page(wanted, limit, after))
+
+    def dead_letter(self, letter: str) -> DeadLetter | None:
+        return self._run(self._operations.dead_letter(letter))
+
+    def redrive(self, letters: Iterable[str]) -> int:
+        return self._run(self._operations.redrive(letters))
+
+    def discard(self, letters: Iterable[str]) -> int:
+        return self._run(self._operations.discard(letters))
+
+    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        purged = 0
+        while old := self._run(self._operations.dead_before(wanted, died_before, _PURGE_BATCH)):
+            purged += self.discard(old)
+        return purged
+
+    def disconnect(self) -> None:
+        """Close a client that was made for this store."""
+        self._client.close()
+
+    def close(self) -> None:
+        """The client is the host's, and nothing else is held."""
+
+
+class AsyncRedisStore:
+    """For async code, on the event loop whose client it uses."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, client: Any, operations: RedisOperations) -> None:
+        self._client = client
+        self._operations = operations
+
+    async def _run(self, call: Call[T]) -> T:
+        root, script = self._operations.root, call.script
+        try:
+            answer = await self._client.evalsha(script.sha, 1, root, *call.arguments)
+        except NoScriptError:
+            answer = await self._client.eval(script.text, 1, root, *call.arguments)
+        return call.read(answer)
+
+    async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
+        plan = self._operations.plan(await self._run(self._operations.subscriptions()), subscriptions)
+        if plan.keep or plan.remove:
+            await self._run(self._operations.subscribe(plan))
+        return plan.names
+
+    async def forget(self, handler: str) -> None:
+        await self._run(self._operations.forget(handler))
+
+    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
+        return await self._run(self._operations.append(messages))
+
+    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+        """There is always room."""
+
+    async def exchange(
+        self,
+        owner: str,
+        completed: Sequence[Receipt],
+        settlements: Sequence[Settlement],
+        wants: Sequence[Want],
+        *,
+        ignore_due: bool = False,
+    ) -> Exchange:
+        return await self._run(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
+
+    async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
+        return await self._run(self._operations.claim_alone(owner, handlers))
+
+    async def join(self, owner: str, lease_seconds: float) -> None:
+        await self._run(self._operations.join(owner, lease_seconds))
+
+    async def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        return await self._run(self._operations.reconcile(owner, held, is_leaving=False))
+
+    async def leave(self, owner: str) -> None:
+        await self._run(self._operations.reconcile(owner, (), is_leaving=True))
+
+    def lease_keeper(self) -> LeaseKeeper:
+        return _AsyncRedisLeaseKeeper(AsyncRedisStore(_side_client(self._client), self._operations))
+
+    def listen(self, wake: Wake) -> WakeListener:
+        return _AsyncRedisListener(_side_client(self._client), self._operations.root, wake)
+
+    async def beat(self, owner: str, lease_seconds: float) -> bool:
+        return await self._run(self._operations.beat(owner, lease_seconds))
+
+    async def reap(self, handlers: Sequence[str]) -> Reaped:
+        return await self._run(self._operations.reap(handlers))
+
+    async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
+        return await self._run(self._operations.pending(handlers, ignore_due))
+
+    async def stats(self) -> EventStats:
+        return await self._run(self._operations.stats())
+
+    async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
+        return await self._run(self._operations.dead_page(wanted, limit, after))
+
+    async def dead_letter(self, letter: str) -> DeadLetter | None:
+        return await self._run(self._operations.dead_letter(letter))
+
+    async def redrive(self, letters: Iterable[str]) -> int:
+        return await self._run(self._operations.redrive(letters))
+
+    async def discard(self, letters: Iterable[str]) -> int:
+        return await self._run(self._operations.discard(letters))
+
+    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+        purged = 0
+        while old := await self._run(self._operations.dead_before(wanted, died_before, _PURGE_BATCH)):
+            purged += await self.discard(old)
+        return purged
+
+    async def disconnect(self) -> None:
+        """Close a client that was made for this store."""
+        await self._client.aclose()
+
+    async def close(self) -> None:
+        """The client is the host's, and nothing else is held."""
+
+
+def _side_client(client: Any) -> Any:
+    """A client to the same Redis with connections of its own, for one thread that must not wait for the host's pool.
+
+    A cluster's client finds its nodes by itself and is shared as it is.
+    """
+    if isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster)):
+        return client
+    kind = cast(Any, type(client))
+    pool = client.connection_pool
+    copy = type(pool)(connection_class=pool.connection_class, max_connections=2, **pool.connection_kwargs)
+    return kind.from_pool(copy)
+
+
+class _RedisLeaseKeeper:
+    """Signs of life on connections of its own; for one thread."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._store.join(owner, lease_seconds)
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._store.beat(owner, lease_seconds)
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        return self._store.reap(handlers)
+
+    def close(self) -> None:
+        self._store.disconnect()
+
+
+class _AsyncRedisLeaseKeeper:
+    """The same over an async client, on an event loop of the thread's own."""
+
+    def __init__(self, store: AsyncRedisStore) -> None:
+        self._store = store
+        self._runner = asyncio.Runner()
+
+    def join(self, owner: str, lease_seconds: float) -> None:
+        self._runner.run(self._store.join(owner, lease_seconds))
+
+    def beat(self, owner: str, lease_seconds: float) -> bool:
+        return self._runner.run(self._bounded(owner, lease_seconds))
+
+    async def _bounded(self, owner: str, lease_seconds: float) -> bool:
+        """A sign of life that takes longer than the lease is none: better a new connection."""
+        async with asyncio.timeout(lease_seconds):
+            return await self._store.beat(owner, lease_seconds)
+
+    def reap(self, handlers: Sequence[str]) -> Reaped:
+        return self._runner.run(self._store.reap(handlers))
+
+    def close(self) -> None:
+        try:
+            self._runner.run(self._store.disconnect())
+        finally:
+            self._runner.close()
+
+
+class _RedisListener:
+    """A thread that listens on a channel which each publish speaks on; polling stands behind it."""
+
+    def __init__(self, client: Any, root: str, wake: Wake) -> None:
+        self._client = client
+        self._channel = f"{root}:wake"
+        self._wake = wake
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="araponga-events-listen", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._listen()
+            except Exception as error:
+                _logger.warning("listening on the event store ended with %s; again", type(error).__name__)
+                self._stop.wait(_TICK_SECONDS)
+        self._client.close()
+
+    def _listen(self) -> None:
+        with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe(self._channel)
+            self._wake()
+            while not self._stop.is_set():
+                if channel.get_message(timeout=_TICK_SECONDS) is not None:
+                    self._wake()
+
+
+class _AsyncRedisListener(_RedisListener):
+    """The same over an async client."""
+
+    def _run(self) -> None:
+        asyncio.run(self._live())
+
+    async def _live(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._hear()
+            except Exception as error:
+                _logger.warning("listening on the event store ended with %s; again", type(error).__name__)
+                await asyncio.sleep(_TICK_SECONDS)
+        await self._client.aclose()
+
+    async def _hear(self) -> None:
+        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(self._channel)
+            self._wake()
+            while not self._stop.is_set():
+                if await channel.get_message(timeout=_TICK_SECONDS) is not None:
+                    self._wake()
