@@ -15,6 +15,7 @@ import pytest
 from tests.servers.processes import wait_until
 
 HANDLERS = """
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,19 @@ async def deliver_async(ordered: Ordered, session: AsyncSession) -> None:
     note(f"{ordered.what} {await session.scalar(text('SELECT 40 + 2'))}")
 
 
+stubborn_router = EventRouter()
+
+
+@stubborn_router.subscribe(Ordered)
+async def ignore_cancellation(ordered: Ordered) -> None:
+    note(f"begin {ordered.what}")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+
 sync_session_router = EventRouter()
 
 
@@ -87,6 +101,14 @@ def make_infrastructure():
 
 def make_async_infrastructure():
     return AsyncInfrastructure(InfraSettings.from_env(), routers=[async_router])
+
+
+def make_idle_infrastructure():
+    return Infrastructure(InfraSettings.from_env(), routers=[router], consume=False)
+
+
+def make_empty_infrastructure():
+    return AsyncInfrastructure(InfraSettings.from_env())
 
 
 def make_processor():

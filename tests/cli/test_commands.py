@@ -206,6 +206,8 @@ def test_a_database_that_does_not_answer(run: Run) -> None:
         (("shop:mixed_router",), "two workers"),
         (("shop:make_infrastructure", "--concurrency", "3"), "--concurrency"),
         (("shop:number",), "EventRouter"),
+        (("shop:make_idle_infrastructure",), "consume=False"),
+        (("shop:make_empty_infrastructure",), "include routers"),
         (("shop:router", "--concurrency", "0"), "concurrency"),
     ],
 )

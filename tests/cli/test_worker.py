@@ -96,6 +96,18 @@ def test_what_takes_longer_than_the_grace_is_given_back(
     assert (stats.queued + stats.retrying, stats.running, stats.dead) == (1, 0, 0)
 
 
+def test_a_handler_that_ignores_its_cancellation_does_not_keep_the_process(
+    start: Start, publish: Any, service: Path
+) -> None:
+    worker = start("events", "run", "shop:stubborn_router", "--grace", "0.2")
+    is_handling(worker)
+    publish(("a cathedral", 0))
+    wait_for_note(service, "begin a cathedral")
+    status, log = ended(worker, signal.SIGTERM)
+    assert status == 0
+    assert "ignore their cancellation" in log
+
+
 def test_a_second_interrupt_ends_it_at_once(start: Start, publish: Any, service: Path) -> None:
     worker = start("events", "run", "shop:router", "--grace", "3600")
     is_handling(worker)

@@ -27,6 +27,7 @@ from araponga_infra import (
 from araponga_infra.integrations.fastapi import IfMatch, Infra, LastWrite, ReadSession, WriteSession, install
 from araponga_infra.integrations.write_tokens import TokenCarrier
 from tests.integrations.domain import Base, Post, Posted, handled, router, sqlite_url, titles
+from tests.servers.processes import wait_until
 
 EMBEDDED = InfraSettings.embedded()
 
@@ -84,16 +85,15 @@ def test_a_malformed_variable_prevents_the_start(monkeypatch: pytest.MonkeyPatch
 
 def test_handlers_run_in_a_process_that_consumes() -> None:
     app = FastAPI()
-    araponga = install(app, settings=EMBEDDED, routers=[router], consume=False)
+    araponga = install(app, settings=EMBEDDED, routers=[router])
 
     @app.post("/posted")
     async def posted(infra: Infra) -> None:
         await infra.events.publish(Posted("consumed"))
-        await infra.events.run_until_idle()
 
     with TestClient(app) as client:
         client.post("/posted")
-        assert handled[-1] == "consumed"
+        wait_until(lambda: handled[-1:] == ["consumed"], 20, "the event to be handled")
     assert not araponga.is_open
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from araponga_infra.cli.signals import StopSignals
 from araponga_infra.clock import Clock, Duration, to_seconds
@@ -22,6 +24,7 @@ from araponga_infra.telemetry import Observer
 __all__ = ["Runnable", "infrastructure_for", "run_until_stopped", "run_worker"]
 
 _logger = logging.getLogger("araponga_infra.worker")
+_PATIENCE_SECONDS = 1.0
 Runnable = Infrastructure | AsyncInfrastructure | BackgroundEventProcessor | AsyncBackgroundEventProcessor
 
 
@@ -96,6 +99,7 @@ def run_until_stopped(runnable: Runnable, *, grace: Duration = 25) -> None:
 def _serve(runnable: Infrastructure | BackgroundEventProcessor, signals: StopSignals, grace_seconds: float) -> None:
     with runnable:
         events = runnable.events if isinstance(runnable, Infrastructure) else runnable
+        _check_works(events)
         _logger.info("handling events")
         signals.wait()
         events.stop(grace=grace_seconds)
@@ -107,10 +111,31 @@ async def _serve_async(
 ) -> None:
     async with runnable:
         events = runnable.events if isinstance(runnable, AsyncInfrastructure) else runnable
+        _check_works(events)
         _logger.info("handling events")
         await signals.async_wait()
         await events.stop(grace=grace_seconds)
     _logger.info("stopped")
+    await _leave_behind_what_ignores_its_cancellation()
+
+
+def _check_works(events: BackgroundEventProcessor | AsyncBackgroundEventProcessor) -> None:
+    if not (events._consume and events._catalog.handlers):
+        raise InvalidArgumentError(
+            f"{events!r} would run no handler: include routers, and make it without consume=False"
+        )
+
+
+async def _leave_behind_what_ignores_its_cancellation() -> None:
+    """Given back already, such a handler would keep the event loop, and with it the process, for ever."""
+    ending = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in ending:
+        task.cancel()
+    stuck = (await asyncio.wait(ending, timeout=_PATIENCE_SECONDS))[1] if ending else set[asyncio.Task[Any]]()
+    if stuck:
+        _logger.warning("%d task(s) ignore their cancellation: the process ends without them", len(stuck))
+        logging.shutdown()
+        os._exit(0)
 
 
 def _need_async(routers: Iterable[EventRouter]) -> bool:
