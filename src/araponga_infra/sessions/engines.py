@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from araponga_infra.errors import InvalidArgumentError
-from araponga_infra.sessions.errors import ReadOnlyViolationError
-from araponga_infra.sessions.lexer import Family
-from araponga_infra.sessions.raw import (
-    ReadOnlyConnection,
-    guarded_driver,
-    real_connection,
-    refusal_by_server,
-    refusal_of,
-)
-from araponga_infra.sessions.server import Server, SQLiteServer, Undo, family_of, server_for, sqlstate_of
-from araponga_infra.sessions.statements import judge
+from araponga_infra.sessions.connection import ReadOnlyConnection, refuse_opening_options
+from araponga_infra.sessions.raw import guarded_driver
+from araponga_infra.sessions.server import Undo, family_of, server_for
 from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import ExceptionContext
 
 __all__ = ["ReadOnlyEngine", "async_own_engine", "at_checkin", "guarded", "is_in_memory", "own_engine"]
 
-_INSUFFICIENT_PRIVILEGE = "42501"
 _guarding = threading.Lock()
 _GUARDED = "_araponga_infra_read_only"
 
@@ -45,15 +33,13 @@ class ReadOnlyEngine(OptionEngine):
     """Whether its connections were read-only from the first, and nobody else uses them."""
 
     def __init__(self, proxied: Engine, execution_options: Any) -> None:
+        refuse_opening_options(execution_options)
         super().__init__(proxied, execution_options)
         self.family = family_of(proxied.dialect)
         self.server = server_for(self.family, proxied.pool)
         self.is_own = getattr(proxied, "is_own", False)
-        if not isinstance(proxied, ReadOnlyEngine):
-            _listen(self, self.family, self.server)
 
     def raw_connection(self) -> PoolProxiedConnection:
-        """Every way to a connection comes through here, also the one that replaces an invalidated connection."""
         return guarded_driver(self.check_out(), self.family, self.server)
 
     def check_out(self) -> PoolProxiedConnection:
@@ -71,6 +57,12 @@ class ReadOnlyEngine(OptionEngine):
             raise
         if undo is not None:
             at_checkin(checked_out, undo)
+
+    def has_answered(self) -> None:
+        """A statement was answered."""
+
+    def has_lost_connection(self, error: BaseException) -> None:
+        """A connection was lost."""
 
 
 ReadOnlyEngine._option_cls = ReadOnlyEngine
@@ -151,84 +143,3 @@ def _arm_engine(engine: Engine) -> ReadOnlyEngine:
     only_reads = ReadOnlyEngine(engine, {})
     only_reads.is_own = True
     return only_reads
-
-
-def _listen(engine: ReadOnlyEngine, family: Family, server: Server) -> None:
-    def check_statement(
-        _connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
-    ) -> tuple[str, Any]:
-        refusal = refusal_of(statement, family)
-        if refusal is not None:
-            raise refusal
-        return statement, parameters
-
-    def check_options(connection: Connection, options: dict[str, Any]) -> None:
-        _refuse_opening_options(options)
-        is_autocommit = str(options.get("isolation_level", "")).upper() == "AUTOCOMMIT"
-        dbapi_connection = real_connection(connection).dbapi_connection
-        if is_autocommit and not (
-            engine.is_own and server.keeps_autocommit_read_only(engine.dialect, dbapi_connection)
-        ):
-            raise ReadOnlyViolationError(
-                "AUTOCOMMIT would leave the read-only transaction: give the factory a URL instead of an engine, "
-                "or read without it",
-                layer="session",
-            )
-
-    def check_engine_options(_engine: Engine, options: dict[str, Any]) -> None:
-        _refuse_opening_options(options)
-
-    def begin(connection: Connection) -> None:
-        server.begin(connection, real_connection(connection), engine.is_own)
-
-    def translate(context: ExceptionContext) -> None:
-        _raise_refusal(context, family, server)
-
-    event.listen(engine, "before_cursor_execute", check_statement, retval=True)
-    event.listen(engine, "set_connection_execution_options", check_options)
-    event.listen(engine, "set_engine_execution_options", check_engine_options)
-    event.listen(engine, "handle_error", translate)
-    if family is not Family.SQLITE:
-        event.listen(engine, "begin", begin)
-    elif isinstance(server, SQLiteServer) and server.is_shared:
-        _guard_each_statement(engine, server)
-
-
-def _refuse_opening_options(options: dict[str, Any]) -> None:
-    if options.get("postgresql_readonly") is False:
-        raise ReadOnlyViolationError(
-            "postgresql_readonly=False would open a read-only session: use a session that may write", layer="session"
-        )
-
-
-def _guard_each_statement(engine: Engine, server: SQLiteServer) -> None:
-    def guard(connection: Connection, *_arguments: Any) -> None:
-        server.arm(engine.dialect, real_connection(connection).dbapi_connection)
-
-    def release(connection: Connection, *_arguments: Any) -> None:
-        server.set_authorizer(engine.dialect, real_connection(connection).dbapi_connection, None)
-
-    def release_after_error(context: ExceptionContext) -> None:
-        if context.connection is not None and not context.is_disconnect:
-            release(context.connection)
-
-    event.listen(engine, "before_cursor_execute", guard)
-    event.listen(engine, "after_cursor_execute", release)
-    event.listen(engine, "handle_error", release_after_error, insert=True)
-
-
-def _raise_refusal(context: ExceptionContext, family: Family, server: Server) -> None:
-    """Read-only is what the database says: always. No privilege: only for what was not a read anyway."""
-    error = context.original_exception
-    is_refusal = server.is_refusal(error) or (
-        sqlstate_of(error) == _INSUFFICIENT_PRIVILEGE
-        and context.statement is not None
-        and not judge(context.statement, family).is_read
-    )
-    if not is_refusal:
-        return
-    connection = context.connection
-    if server.aborts_transaction() and connection is not None and not connection.in_nested_transaction():
-        # Nothing can be lost in it, and the next read must not fail with "current transaction is aborted".
-        cast(Any, real_connection(connection)).rollback()
-    raise refusal_by_server(error) from error

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
@@ -66,8 +69,7 @@ class Answer:
     position: int
 
 
-@dataclass(frozen=True)
-class ReplicaStatus:
+class ReplicaStatus(Struct, frozen=True):  # made anew for each session: a Struct costs a tenth of a dataclass
     """What is known of one replica.
 
     Attributes:

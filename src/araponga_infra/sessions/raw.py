@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from sqlalchemy import Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from araponga_infra.sessions.errors import ReadOnlyViolationError
@@ -17,7 +16,7 @@ from araponga_infra.sessions.lexer import Family
 from araponga_infra.sessions.server import Server
 from araponga_infra.sessions.statements import judge
 
-__all__ = ["ReadOnlyConnection", "guarded_driver", "real_connection", "refusal_by_server", "refusal_of"]
+__all__ = ["guarded_driver", "refusal_by_server", "refusal_of", "unguarded"]
 
 _TAKE_SQL = frozenset(
     (
@@ -47,35 +46,13 @@ def refusal_by_server(error: BaseException) -> ReadOnlyViolationError:
     )
 
 
-class ReadOnlyConnection(Connection):
-    """A connection whose driver is handed out judged and translated; SQLAlchemy itself works on the driver's own."""
-
-    def __init__(self, engine: Any, *arguments: Any, **options: Any) -> None:
-        super().__init__(engine, *arguments, **options)
-        self._dbapi_connection = _unguarded(self._dbapi_connection)
-
-    def _revalidate_connection(self) -> PoolProxiedConnection:
-        self._dbapi_connection = _unguarded(super()._revalidate_connection())
-        return real_connection(self)
-
-    @property
-    def connection(self) -> PoolProxiedConnection:
-        engine: Any = self.engine
-        return guarded_driver(super().connection, engine.family, engine.server)
-
-
-def real_connection(connection: Connection) -> PoolProxiedConnection:
-    """The pooled connection itself, for the guards' own use."""
-    pooled: PoolProxiedConnection = cast(property, Connection.connection).__get__(connection)
-    return pooled
-
-
 def guarded_driver(pooled: PoolProxiedConnection, family: Family, server: Server) -> PoolProxiedConnection:
     """A pooled connection for a caller who wants the driver itself."""
-    return cast(PoolProxiedConnection, _Guarded(_unguarded(pooled), family, server))
+    return cast(PoolProxiedConnection, _Guarded(unguarded(pooled), family, server))
 
 
-def _unguarded(pooled: Any) -> Any:
+def unguarded(pooled: Any) -> Any:
+    """What `guarded_driver` was made from, for SQLAlchemy's own use."""
     return pooled._target if type(pooled) is _Guarded else pooled
 
 
@@ -95,10 +72,10 @@ class _Guarded:
         object.__setattr__(self, "_family", family)
         object.__setattr__(self, "_server", server)
 
-    def __getattribute__(self, name: str) -> Any:
-        # Drivers ask `isinstance(connection, Connection)`.
-        found: Any = cast(Any, type(self._target)) if name == "__class__" else object.__getattribute__(self, name)
-        return found
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Drivers ask `isinstance(connection, Connection)`."""
+        return cast(Any, type(self._target))
 
     def __getattr__(self, name: str) -> Any:
         if name in _OPEN_IT:

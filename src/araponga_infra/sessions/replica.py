@@ -8,9 +8,9 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from araponga_infra.clock import Clock
@@ -20,9 +20,6 @@ from araponga_infra.sessions.health import Answer, Limits, ReplicaStatus, after_
 from araponga_infra.sessions.probe import abort
 from araponga_infra.sessions.records import ReplicaReturned, ReplicaTakenOut
 from araponga_infra.telemetry import Report
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import ExceptionContext
 
 __all__ = ["Replica", "ReplicaUnavailableError"]
 
@@ -60,8 +57,6 @@ class Replica:
         self._lost_at = 0.0
         self._heard_at: float | None = None
         self._status = ReplicaStatus(f"replica {number} ({_place(engine.url)})")
-        event.listen(self.engine, "handle_error", self._on_error)
-        event.listen(self.engine, "after_cursor_execute", self._on_answer)
 
     @property
     def status(self) -> ReplicaStatus:
@@ -131,12 +126,13 @@ class Replica:
             is_back = after.is_available
             self._report(ReplicaReturned(after.replica) if is_back else ReplicaTakenOut(after.replica, after.reason))
 
-    def _on_error(self, context: ExceptionContext) -> None:
-        if context.is_disconnect:
-            self.failed(f"connection lost: {type(context.original_exception).__name__}")
-            self.wake()
+    def has_lost_connection(self, error: BaseException) -> None:
+        """A session lost its connection to it."""
+        self.failed(f"connection lost: {type(error).__name__}")
+        self.wake()
 
-    def _on_answer(self, *_arguments: object) -> None:
+    def has_answered(self) -> None:
+        """It answered a statement of a session."""
         self._heard_at = self._clock.monotonic()
 
 
@@ -156,6 +152,8 @@ class _ReplicaEngine(ReadOnlyEngine):
     def __init__(self, proxied: Engine, replica: Replica) -> None:
         super().__init__(proxied, {})
         self._replica = replica
+        self.has_answered = replica.has_answered  # type: ignore[method-assign]
+        self.has_lost_connection = replica.has_lost_connection  # type: ignore[method-assign]
 
     def check_out(self) -> PoolProxiedConnection:
         while True:

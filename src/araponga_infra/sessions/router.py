@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
@@ -228,7 +228,7 @@ class Router(Generic[S]):
         is_standby, position, isolation = session.execute(_CONTACT).one()
         if isolation != "read committed":
             # Its snapshot was taken by the question, and may be older than the answer.
-            session.connection().connection.rollback()
+            cast(Any, session.connection()).pooled.rollback()
         return Answer(is_standby, position_of(position) if position else 0)
 
     def _is_plausible(self, wanted: int) -> bool:

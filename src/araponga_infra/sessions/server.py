@@ -35,12 +35,21 @@ Undo: TypeAlias = Callable[[Any], None]
 class Server(Protocol):
     """How one kind of database is kept from writing."""
 
+    @property
+    def guards_each_statement(self) -> bool:
+        """Whether `arm` and `disarm` belong around each statement, since others use the connection at the same time."""
+        ...
+
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any], /) -> Any:
         """Open a connection for an engine of our own; None leaves it to SQLAlchemy."""
         ...
 
     def arm(self, dialect: Dialect, connection: Any, /) -> None:
         """Make a connection of our own read-only for good."""
+        ...
+
+    def disarm(self, dialect: Dialect, connection: Any, /) -> None:
+        """Undo `arm`."""
         ...
 
     def arm_for_checkout(self, dialect: Dialect, connection: Any, /) -> Undo | None:
@@ -101,6 +110,8 @@ _SETTING = "default_transaction_read_only"
 class PostgreSQLServer:
     """READ ONLY in each BEGIN, by the driver's own switch, and as the default for what runs outside of a BEGIN."""
 
+    guards_each_statement = False
+
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> Any:
         try:
             return dialect.connect(*arguments, **_with_read_only_default(dialect, options))
@@ -112,6 +123,9 @@ class PostgreSQLServer:
 
     def arm(self, dialect: Dialect, connection: Any) -> None:
         _set_readonly(dialect, connection, True)
+
+    def disarm(self, dialect: Dialect, connection: Any) -> None:
+        _set_readonly(dialect, connection, False)
 
     def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
         if _is_in_transaction(dialect.get_driver_connection(connection)):
@@ -180,6 +194,7 @@ def _reported(driver: Any, setting: str) -> str | None:
 class MySQLServer:
     """The session READ ONLY on our own connections; on the host's, START TRANSACTION READ ONLY."""
 
+    guards_each_statement = False
     _REFUSED = 1792
 
     def connect(self, _dialect: Dialect, _arguments: list[Any], _options: dict[str, Any]) -> Any:
@@ -187,6 +202,9 @@ class MySQLServer:
 
     def arm(self, _dialect: Dialect, connection: Any) -> None:
         _run(connection, "SET SESSION TRANSACTION READ ONLY")
+
+    def disarm(self, _dialect: Dialect, connection: Any) -> None:
+        _run(connection, "SET SESSION TRANSACTION READ WRITE")
 
     def arm_for_checkout(self, _dialect: Dialect, _connection: Any) -> Undo | None:
         return None
@@ -224,21 +242,24 @@ class SQLiteServer:
     _NOT_AUTHORIZED = 23
 
     def __init__(self, *, is_shared: bool) -> None:
-        self.is_shared = is_shared
+        self.guards_each_statement = is_shared
 
     def connect(self, _dialect: Dialect, _arguments: list[Any], _options: dict[str, Any]) -> Any:
         return None
 
     def arm(self, dialect: Dialect, connection: Any) -> None:
-        self.set_authorizer(dialect, connection, authorize)
+        self._set_authorizer(dialect, connection, authorize)
+
+    def disarm(self, dialect: Dialect, connection: Any) -> None:
+        self._set_authorizer(dialect, connection, None)
 
     def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
-        if self.is_shared:
+        if self.guards_each_statement:
             return None
-        self.set_authorizer(dialect, connection, authorize)
-        return partial(self.set_authorizer, dialect, callback=None)
+        self.arm(dialect, connection)
+        return partial(self.disarm, dialect)
 
-    def set_authorizer(self, dialect: Dialect, connection: Any, callback: Callable[..., int] | None) -> None:
+    def _set_authorizer(self, dialect: Dialect, connection: Any, callback: Callable[..., int] | None) -> None:
         driver = dialect.get_driver_connection(connection)
         if hasattr(driver, "_execute"):  # aiosqlite: older releases have no set_authorizer of their own
             util.await_only(driver._execute(driver._conn.set_authorizer, callback))

@@ -46,10 +46,17 @@ class ReadOnlySession(Session):
         1
     """
 
-    def __init__(self, bind: Engine | Connection | None = None, **options: Any) -> None:
-        options["autoflush"] = False
-        options.setdefault("expire_on_commit", False)
-        super().__init__(bind=None if bind is None else _read_only(bind), **options)
+    def __init__(
+        self,
+        bind: Engine | Connection | None = None,
+        *,
+        autoflush: bool = False,  # noqa: ARG002 - a flush before a SELECT would break it
+        expire_on_commit: bool = False,
+        **options: Any,
+    ) -> None:
+        if bind is not None and not isinstance(bind, ReadOnlyEngine):
+            bind = _read_only(bind)
+        super().__init__(bind, autoflush=False, expire_on_commit=expire_on_commit, **options)
         self._raised_at_start = id(sys.exc_info()[1])
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
@@ -114,10 +121,12 @@ class ReadOnlySession(Session):
         self._close(is_failing=value is not None)
 
     def _close(self, *, is_failing: bool) -> None:
+        if is_failing or self._is_clean():
+            super().close()
+            return
         changed = self._names_of_changed()
         super().close()
-        if not is_failing:
-            _complain(changed)
+        _complain(changed)
 
     def _names_of_changed(self) -> str:
         return "" if self._is_clean() else _listed(self._changed())
