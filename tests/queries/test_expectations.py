@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import import_module
+
 import pytest
+from fastapi import FastAPI
+from flask import Flask
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, selectinload
@@ -84,6 +89,28 @@ async def test_around_awaits(async_engine: AsyncEngine) -> None:
             assert [post.author.name for post in posts]
         with pytest.raises(AssertionError, match="1 queries, at most 0"), assert_max_queries(0):
             await session.execute(text("SELECT 1"))
+
+
+def test_the_application_behind_a_test_client(engine: Engine) -> None:
+    fastapi, flask = FastAPI(), Flask("test")
+
+    def read() -> str:
+        with engine.connect() as connection:
+            return str(connection.scalar(text("SELECT 1")))
+
+    async def read_on_the_loop() -> str:
+        return read()
+
+    fastapi.get("/thread")(read)
+    fastapi.get("/loop")(read_on_the_loop)
+    flask.get("/")(read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = import_module("fastapi.testclient").TestClient(fastapi)
+    for ask in (lambda: client.get("/thread"), lambda: client.get("/loop"), lambda: flask.test_client().get("/")):
+        with assert_max_queries(1) as report:
+            ask()
+        assert len(report) == 1
 
 
 def test_one_expectation_may_be_used_again_but_not_within_itself(engine: Engine) -> None:

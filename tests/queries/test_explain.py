@@ -87,6 +87,7 @@ def test_parameters_by_name(large: Engine) -> None:
     assert advised(by_text) == advised(by_construct) == [("author", ("name",))]
 
 
+@pytest.mark.parametrize("any_engine", ["sqlite", "psycopg", "psycopg2"], indirect=True)
 def test_a_statement_of_a_report_is_planned_without_its_values(large: Engine) -> None:
     inspector = inspector_of(large)
     with inspector.capture() as report, Session(large) as session:

@@ -27,6 +27,7 @@ def only(report: QueryReport) -> NPlusOne:
 
 
 class TestFound:
+    @pytest.mark.parametrize("any_engine", ["sqlite", "psycopg", "psycopg2"], indirect=True)
     def test_lazy_load_of_a_scalar(self, any_engine: Engine) -> None:
         with watched(any_engine) as (session, report):
             for post in session.scalars(select(Post)):
@@ -207,6 +208,7 @@ class TestFalseAlarms:
                 session.refresh(author)
         assert report.n_plus_one == ()
 
+    @pytest.mark.parametrize("any_engine", ["sqlite", "psycopg", "psycopg2"], indirect=True)
     def test_inserts_of_a_flush(self, any_engine: Engine) -> None:
         with watched(any_engine) as (session, report), session.begin():
             session.add_all(Author(id=number, name="n") for number in range(100, 110))
@@ -239,6 +241,11 @@ class TestFalseAlarms:
             assert len({giver, taker, other, another}) == 4
         assert report.n_plus_one == ()
 
+    def test_two_keys_in_a_loop(self, engine: Engine) -> None:
+        with watched(engine) as (session, report):
+            assert all(session.get(Author, number) for number in (1, 2))
+        assert report.n_plus_one == ()
+
     def test_one_lazy_load_of_each_of_two_objects_by_intent(self, engine: Engine) -> None:
         def name_of(post: Post) -> str:
             return post.author.name
@@ -248,6 +255,7 @@ class TestFalseAlarms:
             assert name_of(first) != name_of(second)
         assert report.n_plus_one == ()
 
+    @pytest.mark.parametrize("any_engine", ["sqlite", "psycopg", "psycopg2"], indirect=True)
     def test_chunks_of_keys(self, any_engine: Engine) -> None:
         with watched(any_engine) as (session, report):
             for chunk in ([1, 2], [3, 4], [5, 6], [7, 8]):

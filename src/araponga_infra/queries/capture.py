@@ -193,10 +193,14 @@ def _run(captures: tuple[_Capture, ...], name: str, own: Callable[..., bool], ar
 
 
 def _call(name: str, own: Callable[..., bool], arguments: tuple[Any, ...]) -> None:
-    """Do what SQLAlchemy would have done next: ask the listeners of others, then the driver."""
+    """Do what SQLAlchemy would have done next: ask the listeners behind this one, then the driver."""
     dialect = arguments[-1].dialect
-    for listener in getattr(dialect.dispatch, name):
-        if listener is not own and listener(*arguments):
+    listeners = iter(getattr(dialect.dispatch, name))
+    for listener in listeners:
+        if listener is own:
+            break
+    for listener in listeners:
+        if listener(*arguments):
             return
     getattr(dialect, name)(*arguments)
 
