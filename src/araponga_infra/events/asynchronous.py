@@ -155,7 +155,10 @@ class AsyncBackgroundEventProcessor(Processor):
             ProcessorStateError: after `stop`.
         """
         message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
-        await self._at_home(self._append([message]))
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            await self._append([message])
+        else:
+            await self._at_home(self._append([message]))
         return message.event_id
 
     async def publish_many(

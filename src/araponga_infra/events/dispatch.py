@@ -342,13 +342,17 @@ class Dispatch:
     def _end(self, job: Job) -> None:
         job.is_settled = True
         self._running.discard(job)
+        if self._limited and job.delivery.handler in self._limited:
+            self._make_way(job)
+
+    def _make_way(self, job: Job) -> None:
+        """Let the next delivery of a handler with a limit of its own start."""
         name = job.delivery.handler
-        if name in self._limited:
-            self._held[name] -= 1
-            self._busy[name] = self._busy.get(name, 0) - 1
-            parked = self._parked.get(name)
-            if parked:
-                self._ready[job.plan.kind].appendleft(parked.popleft())
+        self._held[name] -= 1
+        self._busy[name] = self._busy.get(name, 0) - 1
+        parked = self._parked.get(name)
+        if parked:
+            self._ready[job.plan.kind].appendleft(parked.popleft())
 
     def _urgency(self) -> bool | None:
         """Whether to tell the fetcher now (True), soon (False), or not at all, since it was told before."""

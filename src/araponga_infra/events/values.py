@@ -60,7 +60,7 @@ class DeadReason(StrEnum):
     HANDLER_GONE = "handler_gone"
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """An event as it is handed to a store, before it is fanned out to handlers."""
 
     event_id: UUID
@@ -78,7 +78,7 @@ class Message(msgspec.Struct, frozen=True):
         return f"Message(event_id={self.event_id}, name={self.name!r}, version={self.version})"
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One event to one handler, as claimed from a store. Times are seconds since the epoch."""
 
     id: str
@@ -118,7 +118,7 @@ class Want(NamedTuple):
     limit: int
 
 
-class Appended(msgspec.Struct, frozen=True):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """What became of a batch of messages."""
 
     deliveries: int = 0

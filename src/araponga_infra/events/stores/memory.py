@@ -153,14 +153,13 @@ class _MemoryStore:
     # -- publishing
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
+        if len(messages) == 1 and _is_plain(messages[0]):
+            return self._append_plain(messages[0], capacity)
         with self._lock:
             fresh = [each for each in messages if not each.window_seconds or self._is_fresh(each)]
             routes = [self._names_by_event.get(each.name, ()) for each in fresh]
-            needed = sum(map(len, routes))
-            if capacity is not None and self._live + needed > capacity:
-                raise QueueFullError(
-                    f"the queue holds {self._live} of max_queued={capacity} deliveries: no room for {needed} more"
-                )
+            needed = len(routes[0]) if len(routes) == 1 else sum(map(len, routes))
+            self._check_room(needed, capacity)
             now = self._clock.now().timestamp()
             unsubscribed = 0
             for message, route in zip(fresh, routes, strict=True):
@@ -169,12 +168,39 @@ class _MemoryStore:
                     self._warn_unsubscribed(message.name)
                 if message.window_seconds:
                     self._accepted[message.event_id] = self._clock.monotonic() + message.window_seconds
+                due = self._due(message, now)
                 for handler, queue in route:
-                    self._enqueue(queue, self._delivery(message, handler, now), self._due(message, now))
+                    delivery = self._delivery(message, handler, now)
+                    if due or message.ordering_key is not None:
+                        self._enqueue(queue, delivery, due)
+                    else:
+                        queue.ready.append(delivery)
             self._live += needed
         if needed:
             self._wake()
         return Appended(needed, len(messages) - len(fresh), unsubscribed)
+
+    def _append_plain(self, message: Message, capacity: int | None) -> Appended:
+        """The most common case, on its own because everybody publishes by it."""
+        now = self._clock.now().timestamp()
+        with self._lock:
+            route = self._names_by_event.get(message.name)
+            if route is None:
+                self._warn_unsubscribed(message.name)
+                return Appended(0, 0, 1)
+            self._check_room(len(route), capacity)
+            for handler, queue in route:
+                queue.ready.append(self._delivery(message, handler, now))
+            self._live += len(route)
+        for wake in self._wakes:
+            wake()
+        return Appended(len(route))
+
+    def _check_room(self, needed: int, capacity: int | None) -> None:
+        if capacity is not None and self._live + needed > capacity:
+            raise QueueFullError(
+                f"the queue holds {self._live} of max_queued={capacity} deliveries: no room for {needed} more"
+            )
 
     def _is_fresh(self, message: Message) -> bool:
         now = self._clock.monotonic()
@@ -479,6 +505,12 @@ class _MemoryStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _is_plain(message: Message) -> bool:
+    return (
+        not message.window_seconds and not message.delay_seconds and message.due_at is None and not message.ordering_key
+    )
 
 
 def _matches(letter: DeadLetter, wanted: DeadFilter) -> bool:

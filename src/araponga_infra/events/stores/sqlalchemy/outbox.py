@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 
 from araponga_infra.events.values import Message
 from araponga_infra.transactions import AnySession, after_commit, sync_session
 
-__all__ = ["AfterWrite", "Write", "append_in", "engine_of"]
+__all__ = ["AfterWrite", "Write", "append_in", "engine_of", "install_outbox"]
 
 Write = Callable[[Connection, Sequence[Message]], object]
 AfterWrite = Callable[[Session], object]
@@ -43,13 +43,14 @@ def append_in(session: AnySession, message: Message, write: Write, on_commit: Af
         write: called with the session's connection and all messages of the transaction.
         on_commit: called once per transaction, with the plain session, after its COMMIT.
     """
-    _install()
     plain = sync_session(session)
     if not plain.in_transaction():
         plain.begin()
     pending: list[_Pending] = plain.info.setdefault(_PENDING, [])
     within = plain.get_nested_transaction() or plain.get_transaction()
     pending.append(_Pending(within, message, write))
+    if within is plain.info.get(_COMMITTING):
+        _write(plain)
     after_commit(session, _callback(on_commit, plain))
 
 
@@ -60,28 +61,23 @@ def _callback(on_commit: AfterWrite, session: Session) -> Callable[[], None]:
     return call
 
 
-def _install() -> None:
+def install_outbox() -> None:
+    """Listen on the session class, once; before the first session commits that may publish."""
     global _is_installed
     if _is_installed:
         return
     with _install_lock:
         if not _is_installed:
             event.listen(Session, "before_commit", _on_commit)
-            event.listen(Session, "after_flush", _on_flush)
             event.listen(Session, "after_transaction_end", _on_end)
             _is_installed = True
 
 
 def _on_commit(session: Session) -> None:
-    """Announced for a savepoint as well: what was published within it is written within it."""
+    """Announced for a savepoint as well: what was published within it is written within it. What a listener of the
+    host's publishes from now on, while COMMIT flushes, is written at once."""
+    session.info[_COMMITTING] = session.get_nested_transaction() or session.get_transaction()
     if session.info.get(_PENDING):
-        session.info[_COMMITTING] = True
-        _write(session)
-
-
-def _on_flush(session: Session, _context: UOWTransaction) -> None:
-    """COMMIT flushes after it was announced; what a listener of the host's publishes then belongs to it, too."""
-    if session.info.get(_COMMITTING) and session.info.get(_PENDING):
         _write(session)
 
 
@@ -105,8 +101,8 @@ def _on_end(session: Session, transaction: SessionTransaction) -> None:
     pending: list[_Pending] | None = session.info.get(_PENDING)
     if pending:
         session.info[_PENDING] = [each for each in pending if each.within is not transaction]
-    if transaction.parent is None:
-        session.info.pop(_COMMITTING, None)
+    if session.info.get(_COMMITTING) is transaction:
+        del session.info[_COMMITTING]
 
 
 def engine_of(session: Session) -> Engine:

@@ -15,7 +15,7 @@ from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.protocols import AsyncEventStore, EventStore, Wake
 from araponga_infra.events.stores.sqlalchemy.listening import Notifier
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations
-from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of
+from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of, install_outbox
 from araponga_infra.events.stores.sqlalchemy.shells import CAPABILITIES, AsyncSqlStore, SqlStore
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 from araponga_infra.events.values import Message
@@ -63,6 +63,7 @@ class SqlAlchemyEventStore(Generic[E]):
         self._notifier = Notifier(channel.replace('"', ""), is_postgres=engine.dialect.name == "postgresql")
         self._operations: dict[Clock | None, SqlOperations] = {}
         self._lock = threading.Lock()
+        install_outbox()
 
     @property
     def is_async(self) -> bool:

@@ -1,0 +1,111 @@
+"""Workers are killed at random and replaced; nothing is lost, and effects in the store's transaction are there once."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from araponga_infra.events import BackgroundEventProcessor, SqlAlchemyEventStore
+from tests.events.crash_worker import make_router, open_store
+from tests.events.hosts import Happened
+
+WORKERS = 4
+
+
+class Workers:
+    """Processes that are killed and replaced."""
+
+    def __init__(self, kind: str, url: str, effects: Path) -> None:
+        self._command = [sys.executable, "-m", "tests.events.crash_worker", kind, url, str(effects)]
+        self._processes = [self._start() for _ in range(WORKERS)]
+        self.killed = 0
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill_one(self, rng: random.Random) -> None:
+        place = rng.randrange(WORKERS)
+        self._processes[place].kill()
+        self._processes[place].wait()
+        self._processes[place] = self._start()
+        self.killed += 1
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    if kind == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    if kind == "postgres":
+        return str(request.getfixturevalue("postgres_database").url("psycopg"))
+    return f"sqlite:///{folder / 'events.db'}"
+
+
+def runs(effects: Path) -> Counter[str]:
+    return Counter(line for file in effects.glob("*.log") for line in file.read_text().splitlines())
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+def test_killed_workers_lose_nothing(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    crash(kind, request, tmp_path, events=200, kills=4)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+def test_killed_workers_lose_nothing_in_the_long_run(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    crash(kind, request, tmp_path, events=2000, kills=40)
+
+
+def crash(kind: str, request: pytest.FixtureRequest, folder: Path, *, events: int, kills: int) -> None:
+    effects, url, rng = folder / "effects", url_of(kind, request, folder), random.Random(7)
+    effects.mkdir()
+    source: Any = open_store(kind, url)
+    if isinstance(source, SqlAlchemyEventStore):
+        source.create_schema()
+        with source._engine.begin() as connection:  # type: ignore[union-attr]
+            connection.execute(text("CREATE TABLE effects (number INTEGER)"))
+    with BackgroundEventProcessor(source, routers=[make_router(kind, effects)], consume=False) as publisher:
+        workers = Workers(kind, url, effects)
+        try:
+            batch = events // kills
+            for _ in range(kills):
+                publisher.publish_many([Happened(each) for each in range(batch)])
+                time.sleep(rng.uniform(0.2, 0.5))
+                workers.kill_one(rng)
+            wait_until_empty(publisher)
+        finally:
+            workers.close()
+        stats = publisher.stats()
+        assert (stats.queued, stats.running, stats.retrying, stats.dead) == (0, 0, 0, 0)
+    counted = runs(effects)
+    assert all(counted[f"note {each}"] >= kills for each in range(batch)), "each accepted event was handled"
+    assert counted.total() <= (1 if kind != "redis" else 2) * events + 20 * 2 * kills * 4, "reruns are bounded"
+    if isinstance(source, SqlAlchemyEventStore):
+        with source._engine.connect() as connection:  # type: ignore[union-attr]
+            done = Counter(connection.execute(text("SELECT number FROM effects")).scalars())
+        assert done == Counter(dict.fromkeys(range(batch), kills)), "transactional effects are there exactly once"
+        source._engine.dispose()  # type: ignore[union-attr]
+    else:
+        source._client.close()
+
+
+def wait_until_empty(publisher: BackgroundEventProcessor, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        stats = publisher.stats()
+        if not (stats.queued or stats.running or stats.retrying):
+            return
+        assert time.monotonic() < deadline, f"still there: {stats}"
+        time.sleep(0.02)

@@ -1,0 +1,371 @@
+"""Events and the host's transaction: the outbox, and handlers whose work and acknowledgement are one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, select, text
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+
+from araponga_infra.events import (
+    BackgroundEventProcessor,
+    DeliveryContext,
+    EventRouter,
+    HandlerCommitError,
+    InMemoryEventStore,
+    RetryLater,
+    SessionMismatchError,
+    SqlAlchemyEventStore,
+    UnsupportedByStoreError,
+)
+from tests.events.hosts import Followed, Happened, Host, eventually, settled
+
+pytestmark = pytest.mark.anyio
+
+
+class Base(DeclarativeBase): ...
+
+
+class Note(Base):
+    __tablename__ = "note"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
+
+
+@pytest.fixture
+async def sql_host(host: Host) -> AsyncIterator[Host]:
+    if host.source.capabilities.transactions:
+        if host.is_async:
+            async with host.engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+        else:
+            Base.metadata.create_all(host.engine)
+    yield host
+
+
+def only_sql(host: Host) -> bool:
+    """Whether there is a transaction to speak of; the other stores say that there is none."""
+    return host.source.capabilities.transactions
+
+
+async def in_session(host: Host, work: Callable[[Any], Any]) -> None:
+    """Run `work` in a transaction of the host's own."""
+    if host.is_async:
+        async with AsyncSession(host.engine) as session, session.begin():
+            await settled(work(session))
+    else:
+        with Session(host.engine) as session, session.begin():
+            work(session)
+
+
+async def numbers(host: Host) -> list[int]:
+    if host.is_async:
+        async with AsyncSession(host.engine) as session:
+            return sorted(await session.scalars(select(Note.number)))
+    with Session(host.engine) as session:
+        return sorted(session.scalars(select(Note.number)))
+
+
+def noting(seen: list[int]) -> EventRouter:
+    router = EventRouter()
+
+    @router.subscribe(Happened)
+    def note(happened: Happened) -> None:
+        seen.append(happened.number)
+
+    return router
+
+
+async def test_an_event_is_published_by_the_commit_and_not_without_it(sql_host: Host) -> None:
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+    if not only_sql(sql_host):
+        with pytest.raises(UnsupportedByStoreError, match="SqlAlchemyEventStore"):
+            processor.publish_in(object(), Happened(1))
+        return
+
+    await in_session(sql_host, lambda session: processor.publish_in(session, Happened(1)) and None)
+    with pytest.raises(ZeroDivisionError):
+        await in_session(sql_host, lambda session: processor.publish_in(session, Happened(2)) and 1 / 0)
+    await sql_host.run_until_idle(processor)
+    assert seen == [1]
+
+
+async def test_a_savepoint_that_is_rolled_back_takes_its_events_along(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+
+    def publish(session: Any) -> Any:
+        if sql_host.is_async:
+            return publish_async(session)
+        processor.publish_in(session, Happened(1))
+        with session.begin_nested():
+            processor.publish_in(session, Happened(2))
+        with session.begin_nested() as savepoint:
+            processor.publish_in(session, Happened(3))
+            savepoint.rollback()
+        return None
+
+    async def publish_async(session: AsyncSession) -> None:
+        processor.publish_in(session, Happened(1))
+        async with session.begin_nested():
+            processor.publish_in(session, Happened(2))
+        async with session.begin_nested() as savepoint:
+            processor.publish_in(session, Happened(3))
+            await savepoint.rollback()
+
+    await in_session(sql_host, publish)
+    await sql_host.run_until_idle(processor)
+    assert sorted(seen) == [1, 2]
+
+
+async def test_a_commit_wakes_the_processor_at_once(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), poll_interval=3600.0)
+    await eventually(lambda: processor._running._feed.is_dry)
+    await in_session(sql_host, lambda session: processor.publish_in(session, Happened(1)) and None)
+    await eventually(lambda: seen == [1], seconds=10)
+
+
+async def test_another_process_is_told_by_postgres(postgres_database: Any) -> None:
+    engine, other = (create_engine(postgres_database.url("psycopg")) for _ in range(2))
+    store = SqlAlchemyEventStore(engine)
+    store.create_schema()
+    seen: list[int] = []
+    with (
+        BackgroundEventProcessor(store, routers=[noting(seen)], poll_interval=3600.0) as worker,
+        BackgroundEventProcessor(SqlAlchemyEventStore(other), consume=False) as web,
+    ):
+        await eventually(lambda: worker._running is not None and worker._running._feed.is_dry)
+        for number in range(5):
+            await asyncio.to_thread(web.publish, Happened(number))
+        await eventually(lambda: sorted(seen) == [0, 1, 2, 3, 4], seconds=10)
+    engine.dispose()
+    other.dispose()
+
+
+@pytest.mark.parametrize("is_sync", [True, False])
+async def test_scoped_sessions_and_what_a_flush_listener_publishes(
+    sqlite_engine: Engine, async_sqlite_engine: AsyncEngine, is_sync: bool
+) -> None:
+    Base.metadata.create_all(sqlite_engine)
+    store = SqlAlchemyEventStore(sqlite_engine)
+    store.create_schema()
+    seen: list[int] = []
+    with BackgroundEventProcessor(store, routers=[noting(seen)], consume=False) as processor:
+        if is_sync:
+            scoped = scoped_session(sessionmaker(sqlite_engine))
+            processor.publish_in(scoped, Happened(1))
+            listen(scoped(), processor)
+            scoped.add(Note(id=1, number=1))
+            scoped.commit()
+            scoped.remove()
+        else:
+            async_scoped = async_scoped_session(async_sessionmaker(async_sqlite_engine), scopefunc=asyncio.current_task)
+            processor.publish_in(async_scoped, Happened(1))
+            listen(async_scoped().sync_session, processor)
+            async_scoped.add(Note(id=1, number=1))
+            await async_scoped.commit()
+            await async_scoped.remove()
+        await asyncio.to_thread(processor.run_until_idle)
+    assert sorted(seen) == [1, 2]
+
+
+def listen(session: Session, processor: BackgroundEventProcessor) -> None:
+    """A host's hook that publishes while COMMIT flushes."""
+
+    def publish(flushed: Session, _context: Any) -> None:
+        processor.publish_in(flushed, Happened(2))
+
+    sqlalchemy_event.listen(session, "after_flush", publish)
+
+
+async def test_a_session_on_a_connection_with_an_outer_transaction(sqlite_engine: Engine) -> None:
+    store = SqlAlchemyEventStore(sqlite_engine)
+    store.create_schema()
+    seen: list[int] = []
+    with BackgroundEventProcessor(store, routers=[noting(seen)], consume=False) as processor:
+
+        def publish(connection: Connection, number: int) -> None:
+            with Session(connection, join_transaction_mode="create_savepoint") as session:
+                processor.publish_in(session, Happened(number))
+                session.commit()
+
+        with sqlite_engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            publish(connection, 1)
+            connection.rollback()
+        with sqlite_engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN")
+            publish(connection, 2)
+        await asyncio.to_thread(processor.run_until_idle)
+    assert seen == [2]
+
+
+# -- handlers with a session
+
+
+def with_session(host: Host, body: Callable[[int, Any, DeliveryContext], object]) -> EventRouter:
+    """A handler that works in the store's session, sync or async as the host is."""
+    router = EventRouter()
+    if host.is_async:
+
+        @router.subscribe(Happened, name="works")
+        async def works_async(happened: Happened, session: AsyncSession, context: DeliveryContext) -> object:
+            return await settled(body(happened.number, session, context))
+    else:
+
+        @router.subscribe(Happened, name="works")
+        def works(happened: Happened, session: Session, context: DeliveryContext) -> object:
+            return body(happened.number, session, context)
+
+    return router
+
+
+async def test_work_and_acknowledgement_are_one_transaction(sql_host: Host) -> None:
+    def body(number: int, session: Any, context: DeliveryContext) -> None:
+        session.add(Note(number=number))
+        if context.attempt == 1:
+            raise OSError("after the work")
+
+    router = with_session(sql_host, body)
+    processor = await sql_host.started(router, consume=False)
+    await settled(processor.publish(Happened(1)))
+    if not only_sql(sql_host):
+        with pytest.raises(SessionMismatchError, match="works"):
+            await sql_host.run_until_idle(processor)
+        return
+    report = await sql_host.run_until_idle(processor)
+    assert (report.completed, report.retried, await numbers(sql_host)) == (1, 1, [1])
+
+
+@pytest.mark.parametrize("is_rolled_back_by", ["a commit of its own", "a wish for later"])
+async def test_what_a_handler_may_not_or_does_not_want_to_keep_is_undone(
+    sql_host: Host, is_rolled_back_by: str
+) -> None:
+    if not only_sql(sql_host):
+        return
+
+    def body(number: int, session: Any, context: DeliveryContext) -> object:
+        session.add(Note(number=number))
+        if context.attempt > 1:
+            return None
+        return session.commit() if is_rolled_back_by == "a commit of its own" else RetryLater(0)
+
+    processor = await sql_host.started(with_session(sql_host, body), consume=False)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor)
+    assert (report.completed, report.retried, await numbers(sql_host)) == (1, 1, [1])
+
+
+async def test_the_error_of_a_handlers_own_commit_says_what_to_do(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    router = with_session(sql_host, lambda number, session, context: session.commit())
+    processor = await sql_host.started(router, consume=False, max_attempts=1)
+    await settled(processor.publish(Happened(1)))
+    with pytest.raises(HandlerCommitError, match="leave that to the processor"):
+        await sql_host.run_until_idle(processor)
+
+
+async def test_savepoints_are_the_handlers_to_use(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        if sql_host.is_async:
+            return body_async(number, session)
+        with session.begin_nested():
+            session.add(Note(number=number))
+        return None
+
+    async def body_async(number: int, session: AsyncSession) -> None:
+        async with session.begin_nested():
+            session.add(Note(number=number))
+
+    processor = await sql_host.started(with_session(sql_host, body), consume=False)
+    await settled(processor.publish(Happened(1)))
+    assert (await sql_host.run_until_idle(processor)).completed == 1
+    assert await numbers(sql_host) == [1]
+
+
+async def test_follow_up_events_belong_to_the_handlers_transaction(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+
+    def body(number: int, session: Any, context: DeliveryContext) -> None:
+        context.publish_in(session, Followed(number))
+        if context.attempt == 1:
+            raise OSError("after publishing")
+
+    router, seen = with_session(sql_host, body), list[int]()
+
+    @router.subscribe(Followed)
+    def follow(followed: Followed) -> None:
+        seen.append(followed.number)
+
+    processor = await sql_host.started(router, consume=False)
+    await settled(processor.publish(Happened(7)))
+    await sql_host.run_until_idle(processor)
+    assert seen == [7]
+
+
+async def test_work_of_a_worker_that_was_taken_for_dead_is_rolled_back(sql_host: Host) -> None:
+    """The delivery is taken over while the handler runs: what the late one did must not stay."""
+    if not only_sql(sql_host):
+        return
+    ran: list[int] = []
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        ran.append(number)
+        session.add(Note(number=number))
+        if sql_host.is_async:
+            return steal_and_stay(session)
+        session.execute(text("UPDATE araponga_deliveries SET owner = 'thief', claims = claims + 1"))
+        return None
+
+    async def steal_and_stay(session: AsyncSession) -> None:
+        await session.execute(text("UPDATE araponga_deliveries SET owner = 'thief', claims = claims + 1"))
+
+    processor = await sql_host.started(with_session(sql_host, body), consume=False, max_attempts=1)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor, raise_dead=False)
+    assert ran == [1]
+    assert report.completed == 0
+    assert await numbers(sql_host) == []
+
+
+async def test_a_mismatch_of_session_and_engine_is_refused_when_a_consumer_starts(host: Host) -> None:
+    router = EventRouter()
+    if host.is_async:
+
+        @router.subscribe(Happened)
+        def plain(happened: Happened, session: Session) -> None: ...
+    else:
+
+        @router.subscribe(Happened)
+        async def asynchronous(happened: Happened, session: AsyncSession) -> None: ...
+
+    await host.started(router, consume=False)
+    processor = host.make(router)
+    with pytest.raises(SessionMismatchError, match=r"plain|asynchronous"):
+        await settled(processor.start())
+
+
+async def test_stores_without_sessions_say_so() -> None:
+    router = EventRouter()
+
+    @router.subscribe(Happened)
+    def works(happened: Happened, session: Session) -> None: ...
+
+    with pytest.raises(SessionMismatchError, match="SqlAlchemyEventStore"):
+        BackgroundEventProcessor(InMemoryEventStore(), routers=[router]).start()
