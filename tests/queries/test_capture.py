@@ -8,6 +8,10 @@ import logging
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
@@ -46,6 +50,36 @@ def test_a_statement_has_shape_types_origin_and_line(any_engine: Engine) -> None
     assert str(statement.place) == f"tests/queries/test_capture.py:{_line_of(here, 'session.scalars(')}"
     assert statement.place.function == here.__name__
     assert "secret title" not in f"{report!r}{report}{statement!r}"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> ModuleType:
+    """Installed code that asks in its own lines."""
+    file = tmp_path / "site-packages" / "library.py"
+    file.parent.mkdir()
+    file.write_text("def ask(connection, statement):\n    connection.execute(statement)\n")
+    spec = spec_from_file_location("library", file)
+    assert spec is not None
+    module = module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_line_is_the_hosts_where_a_library_asks_for_it(engine: Engine, library: ModuleType) -> None:
+    with QueryInspector(engine).capture() as report, engine.connect() as connection:
+        library.ask(connection, text("SELECT 1"))
+    (statement,) = report.statements
+    assert statement.place is not None
+    assert statement.place.file == __file__
+
+
+def test_the_line_is_a_librarys_where_the_host_itself_is_installed(engine: Engine, library: ModuleType) -> None:
+    with QueryInspector(engine).capture() as report, ThreadPoolExecutor(1) as pool, engine.connect() as connection:
+        pool.submit(copy_context().run, library.ask, connection, text("SELECT 1")).result()
+    (statement,) = report.statements
+    assert statement.place is not None
+    assert (statement.place.file, statement.place.line) == (library.__file__, 2)
 
 
 @pytest.mark.anyio
@@ -96,12 +130,15 @@ def test_a_connection_that_was_open_before_is_seen(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("any_engine", ["sqlite", "psycopg", "psycopg2"], indirect=True)
-def test_what_a_driver_asks_at_its_first_connection_is_not_the_hosts(any_engine: Engine) -> None:
+def test_what_a_driver_asks_at_its_first_connection_is_not_the_hosts(
+    any_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     any_engine.dispose()
     fresh = create_engine(any_engine.url)
     with QueryInspector(fresh).capture() as report, fresh.connect() as connection:
         connection.execute(text("SELECT 1"))
     assert len(report.statements) == 1
+    assert caplog.messages == []
     fresh.dispose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, func, insert, inspect, select, text, update
@@ -143,6 +144,12 @@ class TestFound:
                     assert [post.author.name for post in session.scalars(select(Post))]
         assert [found.times for found in report.n_plus_one] == [4, 4]
 
+    def test_in_a_session_that_joined_an_outer_transaction(self, engine: Engine) -> None:
+        inspector = QueryInspector(engine)
+        with engine.begin() as connection, inspector.capture() as report, Session(connection) as session:
+            assert [post.author.name for post in session.scalars(select(Post))]
+        assert only(report).times == 4
+
     def test_inside_savepoints(self, engine: Engine) -> None:
         with watched(engine) as (session, report):
             for number in range(1, 4):
@@ -187,6 +194,18 @@ class TestFalseAlarms:
             for number in range(1, 5):
                 with Session(engine) as session:
                     assert session.get_one(Post, number).author.name
+        assert report.n_plus_one == ()
+
+    @pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only"])
+    def test_sessions_that_a_test_joins_into_one_outer_transaction(self, engine: Engine, mode: Any) -> None:
+        """SQLAlchemy's recipe for tests that roll back: all sessions share one connection and its transaction."""
+        with QueryInspector(engine).capture() as report, engine.connect() as connection:
+            outer = connection.begin()
+            for number in range(1, 5):
+                with Session(connection, join_transaction_mode=mode) as session, session.begin():
+                    session.get_one(Post, number).title += "!"
+            outer.rollback()
+        assert [s.origin for s in report.queries] == [Origin.QUERY, Origin.WRITE] * 4
         assert report.n_plus_one == ()
 
     def test_one_transaction_after_another_in_one_session(self, engine: Engine) -> None:

@@ -13,9 +13,10 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, TextClause, TextualSelect, event
 from sqlalchemy.engine import ExecutionContext, RootTransaction
+from sqlalchemy.orm import SessionTransaction
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
-from araponga_infra.queries.call_sites import CallPath, call_site
+from araponga_infra.queries.call_sites import Caller, find_caller
 from araponga_infra.queries.origins import Facts, classify, facts_of
 from araponga_infra.queries.report import QueryReport
 from araponga_infra.queries.shapes import parameter_shapes, statement_shape
@@ -28,7 +29,7 @@ _open: ContextVar[tuple[_Capture, ...]] = ContextVar("araponga_infra_captures", 
 _install_lock = threading.Lock()
 _is_listening = False
 _unit_numbers = itertools.count(1)
-_units: WeakKeyDictionary[RootTransaction, int] = WeakKeyDictionary()
+_units: WeakKeyDictionary[RootTransaction | SessionTransaction, int] = WeakKeyDictionary()
 
 
 def listen() -> None:
@@ -112,13 +113,13 @@ class _Capture:
 class _Sent:
     """What every capture that sees a statement shares."""
 
-    __slots__ = ("facts", "parameter_sets", "parameters", "path", "place", "sql", "unit")
+    __slots__ = ("caller_path", "facts", "parameter_sets", "parameters", "place", "sql", "unit")
 
     facts: Facts
     parameters: tuple[str, ...]
     parameter_sets: int
     place: CallSite | None
-    path: CallPath
+    caller_path: int
     sql: str
     unit: int
 
@@ -151,7 +152,7 @@ class _Seen:
             seconds=self.seconds,
             failed=self.failed,
             loads=sent.facts.loads,
-            call_path=sent.path,
+            call_path=sent.caller_path,
             sql=sent.sql,
         )
 
@@ -215,8 +216,10 @@ def _start(captures: tuple[_Capture, ...], arguments: tuple[Any, ...], *, is_man
         wanting = [each for each in captures if each.wants(connection)]
         if not wanting:
             return []
+        caller = find_caller()
         sent = _sent(context, arguments[1], arguments[2:-1], is_many=is_many)
-        sent.unit = _unit(transaction)
+        sent.place, sent.caller_path = caller.site, caller.path
+        sent.unit = _unit(caller, transaction)
         return [seen for each in wanting if (seen := each.start(sent)) is not None]
     except Exception:
         _logger.exception("a statement could not be recorded; it is executed all the same")
@@ -228,7 +231,6 @@ def _sent(context: Any, sql: str, parameters: tuple[Any, ...], *, is_many: bool)
     shape = statement_shape(sql, dialect=context.dialect.name, is_by_hand=_is_by_hand(context))
     sent.parameters, sent.parameter_sets = parameter_shapes(parameters[0] if parameters else (), is_many=is_many)
     sent.facts = facts_of(context, shape, len(sent.parameters))
-    sent.place, sent.path = call_site()
     sent.sql = sql
     return sent
 
@@ -238,8 +240,10 @@ def _is_by_hand(context: Any) -> bool:
     return written is None or isinstance(written, (TextClause, TextualSelect))
 
 
-def _unit(transaction: RootTransaction) -> int:
-    unit = _units.get(transaction)
+def _unit(caller: Caller, transaction: RootTransaction) -> int:
+    """The session's own transaction where there is a session: it may have joined one that many sessions share."""
+    own = None if caller.session is None else caller.session.get_transaction()
+    unit = _units.get(own or transaction)
     if unit is None:
-        unit = _units[transaction] = next(_unit_numbers)
+        unit = _units[own or transaction] = next(_unit_numbers)
     return unit

@@ -89,7 +89,7 @@ class Statement:
     """The innermost line of the host's own code on the way here; None when there is none on the stack."""
 
     unit: int
-    """Statements of one transaction on one connection share this number."""
+    """Statements of one transaction share this number: of a session's transaction, without one of the connection's."""
 
     seconds: float | None
     """Until the driver had executed it, rows not fetched; None while it runs."""
