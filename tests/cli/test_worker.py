@@ -17,7 +17,8 @@ from araponga_infra.cli import run_worker
 from araponga_infra.cli.signals import NotInMainThreadError
 from tests.cli.conftest import Start, notes, wait_for_note
 
-OVER = 30.0
+OVER = 20.0
+"""Below the grace that a processor has by itself."""
 
 
 @pytest.fixture

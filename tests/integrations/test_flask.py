@@ -18,12 +18,13 @@ from flask import Flask
 from araponga_infra import (
     ConcurrencyConflictError,
     InfraSettings,
+    Infrastructure,
     InvalidArgumentError,
     NotConfiguredError,
     ReadOnlyViolationError,
 )
 from araponga_infra.integrations.flask import Araponga
-from tests.integrations.domain import Post, make_tables, sqlite_url, titles
+from tests.integrations.domain import Post, Posted, make_tables, sqlite_url, titles
 from tests.integrations.services import flask_app, options_for
 from tests.servers.fixtures import ReplicatedDatabase
 from tests.servers.postgres import PostgresDatabase
@@ -170,7 +171,10 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+FORKING = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+
+
+@FORKING
 @pytest.mark.parametrize("is_used_before", [False, True])
 def test_workers_forked_from_one_application(
     made: Make, postgres_database: PostgresDatabase, is_used_before: bool
@@ -194,33 +198,34 @@ def test_workers_forked_from_one_application(
     assert titles(url) == (["parent"] if is_used_before else []) + ["child", "child", "after"]
 
 
-GUNICORN_APP = """
+@FORKING
+def test_a_forked_worker_sends_tokens_for_its_own_writes(
+    made: Make, replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster
+) -> None:
+    make_tables(replicated_database.primary.url("psycopg"))
+    postgres_pair.wait_for_catch_up()
+    urls = replicated_database.primary.url("psycopg"), (replicated_database.standby.url("psycopg"),)
+    app, _ = made(**options_for(InfraSettings(*urls)))
+
+    def work() -> None:
+        response = app.test_client().post("/posts", json={"title": "Feira"})
+        assert "Araponga-Write-Token" in response.headers
+
+    work()
+    assert in_child(work) == 0
+
+
+PREFORK_APP = """
 from flask import Flask
-from araponga_infra import event
 from araponga_infra.integrations.flask import Araponga
-from tests.integrations.domain import Posted, router
-import os
+from tests.integrations.domain import router
 
 araponga = Araponga(routers=[router])
 
 def create_app():
     app = Flask(__name__)
     araponga.init_app(app)
-
-    @app.get("/pid")
-    def pid():
-        return str(os.getpid())
-
-    @app.post("/publish")
-    def publish():
-        araponga.infra.events.publish(Posted("from a worker"))
-        return ""
-
-    @app.get("/stats")
-    def stats():
-        found = araponga.infra.events.stats()
-        return [found.queued, found.running, found.retrying, found.dead]
-
+    app.add_url_rule("/", "hello", lambda: "hello")
     return app
 """
 
@@ -228,23 +233,26 @@ def create_app():
 def test_a_prefork_server_with_handlers_in_its_workers(
     tmp_path: Path, postgres_database: PostgresDatabase, plain_environment: dict[str, str]
 ) -> None:
-    (tmp_path / "prefork.py").write_text(GUNICORN_APP)
-    socket = tmp_path / "gunicorn.sock"
+    (tmp_path / "prefork.py").write_text(PREFORK_APP)
+    path = tmp_path / "gunicorn.sock"
     environment = plain_environment | {
         "ARAPONGA_DATABASE_URL": postgres_database.url(),
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]),
     }
-    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "2", "-b", f"unix:{socket}", "prefork:create_app()"]
+    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "2", "-b", f"unix:{path}", "prefork:create_app()"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as server:
         try:
-            wait_until(socket.exists, 30, "gunicorn to listen")
-            transport = httpx.HTTPTransport(uds=str(socket))
+            wait_until(path.exists, 30, "gunicorn to listen")
+            assert connections_to(postgres_database) == 0
+            transport = httpx.HTTPTransport(uds=str(path))
             with httpx.Client(transport=transport, base_url="http://service", timeout=20) as client:
-                assert client.post("/publish").status_code == 200
-                wait_until(lambda: client.get("/stats").json() == [0, 0, 0, 0], 20, "a worker to handle the event")
-                assert client.get("/health/ready").status_code == 200
+                assert client.get("/").text == "hello"
+            with Infrastructure(InfraSettings(postgres_database.url()), consume=False) as infra:
+                infra.events.publish(Posted("to a worker"))
+                wait_until(lambda: infra.events.stats().queued + infra.events.stats().running == 0, 20, "a worker")
+                assert infra.events.stats().dead == 0
         finally:
             server.send_signal(signal.SIGTERM)
             _, log = server.communicate(timeout=30)
