@@ -52,15 +52,14 @@ def calls(server: RedisServer) -> int:
 
 
 async def test_a_hit_costs_no_network(make: Make, redis_url: str, redis_server: RedisServer, notes: Notes) -> None:
-    one, other = await pair(make, redis_url, redis_url, observer=notes)
-    await other.set("row:1", 1)
-    assert await one.get("row:1") == 1
+    one, _ = await pair(make, redis_url, redis_url, observer=notes)
+    await one.set("row:1", 1)
     before = calls(redis_server)
     for _ in range(100):
         assert await one.get("row:1") == 1
         assert await one.get_or_set("row:1", lambda: 2) == 1
     assert calls(redis_server) == before
-    assert [hit.layer for hit in notes.of(CacheHit)][:3] == ["redis", "memory", "memory"]
+    assert {hit.layer for hit in notes.of(CacheHit)} == {"memory"}
 
 
 @pytest.mark.parametrize("way", ["delete", "delete_many", "set", "set_many", "pattern", "tag", "region", "clear"])

@@ -294,11 +294,11 @@ def test_the_pool_is_waited_for_and_its_exhaustion_is_no_outage(redis_url: str) 
 
     with RedisCacheService(redis_url, max_connections=1, timeout=0.5) as cache:
         cache.set("k", 1)
-        pool = cache._parts.connected.link._pool  # type: ignore[union-attr]
-        taken = pool.get_connection()
+        link = cache._parts.connected.link  # type: ignore[union-attr]
+        taken = link._take()
         assert cache.get("k", MISSING) is MISSING
         assert trusts(cache)
-        pool.release(taken)
+        link._give_back(taken)
         assert cache.get("k") == 1
 
 

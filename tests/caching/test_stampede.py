@@ -103,6 +103,11 @@ def commands(server: RedisServer) -> int:
     return sum(int(stats[name]["calls"]) for name in names if name in stats)
 
 
+ONE_OF_EACH_COLOUR = pytest.mark.parametrize("kind", ["redis", "async hybrid"])
+THE_OTHERS = pytest.mark.parametrize("kind", ["hybrid", "async redis"])
+
+
+@ONE_OF_EACH_COLOUR
 async def test_four_processes_of_callers_and_one_load(kind: str, redis_url: str, redis_server: RedisServer) -> None:
     counts: list[int] = []
     for callers in (10, 200):
@@ -117,6 +122,7 @@ async def test_four_processes_of_callers_and_one_load(kind: str, redis_url: str,
     assert max(counts) < 150, counts
 
 
+@THE_OTHERS
 async def test_a_killed_loader_is_taken_over(make: Make, kind: str, redis_url: str) -> None:
     script = """
     import sys, asyncio, time
@@ -142,6 +148,7 @@ async def test_a_killed_loader_is_taken_over(make: Make, kind: str, redis_url: s
     assert await cache.get("k") == 5
 
 
+@ONE_OF_EACH_COLOUR
 async def test_a_load_longer_than_its_lease_stays_the_only_one(make: Make, redis_url: str) -> None:
     one, other = make(redis_url, timeout=2), make(redis_url, timeout=2)
     loads: list[int] = []
@@ -182,6 +189,7 @@ async def _after(deletion: Any) -> str:
     return "old"
 
 
+@THE_OTHERS
 async def test_a_delete_at_any_moment_of_a_load(kind: str, make: Make, redis_url: str) -> None:
     """Readers and a writer race for real: what readers find after the last write is that write or nothing."""
     cache, other = make(redis_url, timeout=2), make(redis_url, timeout=2)

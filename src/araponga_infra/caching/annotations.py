@@ -35,6 +35,8 @@ def declared_result(factory: Callable[..., Any]) -> Any:
     if known is not None and (known[0] is annotation or known[0] == annotation):
         return known[1]
     resolved = _unwrapped(_resolved(function, annotation))
+    if isinstance(annotation, str) and any(name in annotation for name in function.__code__.co_freevars):
+        return resolved
     if len(_known) >= _MOST_KNOWN:
         _known.clear()
     _known[code] = annotation, resolved

@@ -114,6 +114,7 @@ class _Wrapped(Generic[P]):
         options: dict[str, Any],
     ) -> None:
         functools.update_wrapper(cast(Any, self), function)
+        self.__wrapped__ = function
         self._cache = cache
         self._function = function
         self._name = function.__qualname__ if name is None else name

@@ -169,7 +169,7 @@ class Engine:
         """The freshest entry there is: memory's when it may serve, else Redis's, else memory's of an outage."""
         now = self._monotonic()
         stamp = self.memory.stamp(key)
-        entry = self._in_memory(key, now)
+        entry = self._in_memory(key, now) if self._is_front else None
         if self.remote is None or (entry is not None and now < entry.expires):
             return Found(entry, "memory", stamp, None)
         try:
@@ -177,8 +177,8 @@ class Engine:
         except RemoteAwayError:
             self._tell(CacheFallback() if self.report else None)
             return Found(self._in_isolation(key, self._monotonic()), "memory", stamp, None)
-        if reading.entry is not None and self._judge(reading.entry, 0.0) is Freshness.FRESH:
-            self._copy(key, reading.entry, stamp)
+        if self._is_front and reading.entry is not None and self._judge(reading.entry, 0.0) is Freshness.FRESH:
+            self.memory.put(key, reading.entry, stamp)
         return Found(reading.entry, "redis", stamp, reading)
 
     def _in_memory(self, key: str, now: float) -> Entry | None:

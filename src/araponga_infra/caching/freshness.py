@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from araponga_infra.caching.values import CachePolicy
 
@@ -28,8 +28,7 @@ class Freshness(enum.Enum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """How long a new entry lives, in seconds; infinite for one without a TTL."""
 
     ttl_seconds: float

@@ -110,7 +110,7 @@ class Attendant:
 
     def _run(self) -> None:
         self._pool = self._make_pool()
-        self._link = SyncLink(self._pool)
+        self._link = SyncLink(self._pool, is_ours=True)
         self._operations = Operations(self._link.exchange, self._names, self._instance)
         self._renew_at = 0.0
         idle_since = time.monotonic()
@@ -122,7 +122,7 @@ class Attendant:
                     return
         finally:
             self._audience.isolate()
-            self._pool.disconnect()
+            self._link.close()
 
     def _retire(self) -> bool:
         with self._lock:
@@ -156,7 +156,7 @@ class Attendant:
             return
         availability.begin_probe()
         try:
-            self._pool.disconnect()
+            self._link.close()
             drive(self._bring_back())
         except _TROUBLE as error:
             availability.fail(type(error).__name__)

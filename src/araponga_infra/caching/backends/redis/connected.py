@@ -74,15 +74,14 @@ class ConnectedRedis:
         if is_async:
             return AsyncLink(self._endpoint, verify_server_async(self._availability))
         if self._endpoint.sync_pool is not None:
-            return SyncLink(self._endpoint.sync_pool)
-        return SyncLink(self._endpoint.pool_for_calls(verify_server(self._availability)))
+            return SyncLink(self._endpoint.sync_pool, is_ours=False)
+        return SyncLink(self._endpoint.pool_for_calls(verify_server(self._availability)), is_ours=True)
 
     def renew(self) -> None:
         """In a forked child: the thread, the journal and the connections stayed with the parent."""
         self._availability.reset()
         self._attendant.reset()
-        if isinstance(self.link, AsyncLink):
-            self.link.forget()
+        self.link.forget()
 
     def stop(self) -> None:
         """End the thread."""
@@ -91,8 +90,7 @@ class ConnectedRedis:
     def close(self) -> None:
         """End the thread and close our own connections; a pool of the host's stays open."""
         self.stop()
-        if isinstance(self.link, SyncLink) and self._endpoint.sync_pool is None:
-            self.link.close()
+        self.link.close()
 
     async def aclose(self) -> None:
         """The same in async code."""

@@ -31,11 +31,15 @@ class LinkBusyError(Exception):
 class Link(Protocol):
     """One round trip at a time."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
+    async def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Reply]:
         """Send commands in one write and read their replies.
 
         A connection that has been closed while it lay idle is opened again, once: every command of ours may be sent
         twice.
+
+        Args:
+            commands: what to send.
+            packed: the same in RESP2, where the caller keeps it.
 
         Raises:
             redis.RedisError, OSError, TimeoutError: Redis did not answer.
@@ -56,14 +60,30 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 class SyncLink:
-    """Over a pool of redis-py; the pool keeps connections of a forked child apart."""
+    """Over a pool of redis-py.
 
-    def __init__(self, pool: Any) -> None:
+    Giving a connection back to a pool and taking it again costs a third of a round trip, so that idle connections of
+    our own pool are kept here, until somebody waits for one.
+
+    Args:
+        pool: opens connections and bounds their number.
+        is_ours: whether nobody else uses the pool.
+    """
+
+    def __init__(self, pool: Any, *, is_ours: bool) -> None:
         self._pool = pool
+        self._is_ours = is_ours
+        self.forget()
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        connection = self._connection()
-        data = [pack(commands)]
+    def forget(self) -> None:
+        """In a forked child: the connections belong to the parent."""
+        self._lock = threading.Lock()
+        self._idle: list[Any] = []
+        self._waiting = 0
+
+    async def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Reply]:
+        data = [pack(commands) if packed is None else packed]
+        connection = self._take()
         try:
             try:
                 connection.send_packed_command(data, check_health=False)
@@ -76,17 +96,43 @@ class SyncLink:
             connection.disconnect()
             raise
         finally:
-            self._pool.release(connection)
+            self._give_back(connection)
 
-    def _connection(self) -> Any:
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            self._waiting += 1
         try:
             return self._pool.get_connection(*COMMAND_NAME)
         except redis.ConnectionError as error:
             if isinstance(error.__cause__ or error.__context__, queue.Empty):
                 raise LinkBusyError from error
             raise
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _give_back(self, connection: Any) -> None:
+        if self._is_ours:
+            with self._lock:
+                if not self._waiting:
+                    self._idle.append(connection)
+                    return
+        self._pool.release(connection)
 
     def close(self) -> None:
+        """Close the connections of a pool of ours."""
+        if not self._is_ours:
+            return
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            self._pool.release(connection)
         self._pool.disconnect()
 
 
@@ -95,6 +141,43 @@ def _read(connection: Any) -> Reply:
         return connection.read_response(disable_decoding=True)
     except redis.ResponseError as error:
         return error
+
+
+class _LoopPool:
+    """The connections of one event loop, idle ones of our own kept at hand as in `SyncLink`."""
+
+    def __init__(self, pool: Any, *, is_ours: bool) -> None:
+        self._pool = pool
+        self._is_ours = is_ours
+        self._idle: list[Any] = []
+        self._waiting = 0
+
+    async def take(self) -> Any:
+        if self._idle:
+            return self._idle.pop()
+        self._waiting += 1
+        try:
+            return await self._pool.get_connection(*COMMAND_NAME)
+        finally:
+            self._waiting -= 1
+
+    async def give_back(self, connection: Any) -> None:
+        if self._is_ours and not self._waiting:
+            self._idle.append(connection)
+        else:
+            await self._pool.release(connection)
+
+    async def close_with_loop(self) -> AsyncGenerator[None]:
+        """Closes when it is closed, or when its event loop is."""
+        try:
+            yield
+        finally:
+            if self._is_ours:
+                idle, self._idle = self._idle, []
+                with contextlib.suppress(redis.RedisError, OSError):
+                    for connection in idle:
+                        await self._pool.release(connection)
+                    await self._pool.disconnect()
 
 
 class AsyncLink:
@@ -107,15 +190,22 @@ class AsyncLink:
     def __init__(self, endpoint: Endpoint, hook: Callable[[Any], Any]) -> None:
         self._endpoint = endpoint
         self._hook = hook
-        self._lock = threading.Lock()
-        self._pools: weakref.WeakKeyDictionary[Any, tuple[Any, AsyncGenerator[None]]] = weakref.WeakKeyDictionary()
         self._host_loop: Any = None
+        self.forget()
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        pool = await self._pool()
+    def forget(self) -> None:
+        """In a forked child: the loops and connections belong to the parent."""
+        self._lock = threading.Lock()
+        self._pools: weakref.WeakKeyDictionary[Any, tuple[_LoopPool, AsyncGenerator[None]]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Reply]:
+        data = [pack(commands) if packed is None else packed]
+        known = self._pools.get(asyncio.get_running_loop())
+        pool = known[0] if known is not None else await self._open()
         async with asyncio.timeout(self._endpoint.budget_seconds):
-            connection = await pool.get_connection(*COMMAND_NAME)
-            data = [pack(commands)]
+            connection = await pool.take()
             try:
                 try:
                     await connection.send_packed_command(data, check_health=False)
@@ -128,46 +218,28 @@ class AsyncLink:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
-                await pool.release(connection)
+                await pool.give_back(connection)
 
-    async def _pool(self) -> Any:
+    async def _open(self) -> _LoopPool:
         loop = asyncio.get_running_loop()
-        known = self._pools.get(loop)
-        if known is not None:
-            return known[0]
         with self._lock:
-            pool, is_ours = self._make_pool(loop)
-            closer = _closing(pool, is_ours=is_ours)
+            pool = self._make_pool(loop)
+            closer = pool.close_with_loop()
             self._pools[loop] = pool, closer
         await anext(closer)
         return pool
 
-    def _make_pool(self, loop: Any) -> tuple[Any, bool]:
+    def _make_pool(self, loop: Any) -> _LoopPool:
         if self._endpoint.async_pool is not None and self._host_loop in (None, loop):
             self._host_loop = loop
-            return self._endpoint.async_pool, False
-        return self._endpoint.pool_for_loop(self._hook), True
+            return _LoopPool(self._endpoint.async_pool, is_ours=False)
+        return _LoopPool(self._endpoint.pool_for_loop(self._hook), is_ours=True)
 
     async def aclose(self) -> None:
         """Close what belongs to this loop; the others close with theirs."""
         known = self._pools.pop(asyncio.get_running_loop(), None)
         if known is not None:
             await known[1].aclose()
-
-    def forget(self) -> None:
-        """In a forked child: the parent's loops and connections are not ours to touch."""
-        self._lock = threading.Lock()
-        self._inherited = self._pools
-        self._pools = weakref.WeakKeyDictionary()
-
-
-async def _closing(pool: Any, *, is_ours: bool) -> AsyncGenerator[None]:
-    try:
-        yield
-    finally:
-        if is_ours:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await pool.disconnect()
 
 
 async def _read_async(connection: Any) -> Reply:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import redis
 from redis.exceptions import OutOfMemoryError
 
 from araponga_infra.caching.backends.redis.availability import Availability, ServerTime
 from araponga_infra.caching.backends.redis.link import Link, LinkBusyError, Reply
+from araponga_infra.caching.backends.redis.link import pack as pack_commands
 from araponga_infra.caching.backends.redis.operations import Operations, new_token
 from araponga_infra.caching.backends.redis.scripts import Command, script
 from araponga_infra.caching.backends.redis.wire import (
     ForeignEntryError,
     Names,
-    Stored,
     life_ms,
     pack,
+    remaining,
     unpack,
     write_message,
 )  # fmt: skip
@@ -36,6 +37,7 @@ LEASE_MS = 1500
 _NO_ANSWER = (redis.RedisError, OSError, TimeoutError, EOFError)
 _SHARE_OF_BUDGET_TO_MEET = 0.9
 _MOST_REWRITES = 3
+_MOST_READS_KEPT = 4096
 
 
 class RedisStore:
@@ -85,15 +87,17 @@ class RedisStore:
         self._on_rejected = on_rejected
         self._operations = Operations(self._exchange, names, instance)
         self._tokens: dict[str, str] = {}
+        self._reads: dict[str, tuple[Command, bytes]] = {}
 
     @property
     def is_away(self) -> bool:
         return not (self._availability.is_trusted or self._availability.is_new)
 
-    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        await self._be_introduced()
+    async def _exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Reply]:
+        if not self._availability.is_trusted:
+            await self._be_introduced()
         try:
-            replies = await self._link.exchange(commands)
+            replies = await self._link.exchange(commands, packed)
         except LinkBusyError as error:
             raise RemoteAwayError from error
         except _NO_ANSWER as error:
@@ -119,21 +123,36 @@ class RedisStore:
         replies = await self._operations.run(commands)
         for reply in replies:
             if isinstance(reply, redis.ResponseError) and not is_out_of_memory(reply):
-                self._availability.fail(type(reply).__name__)
-                raise RemoteAwayError from reply
+                self._refuse(reply)
         return replies
+
+    def _refuse(self, refusal: redis.ResponseError) -> NoReturn:
+        self._availability.fail(type(refusal).__name__)
+        raise RemoteAwayError from refusal
 
     # Reading
 
     async def read(self, key: str) -> Reading:
         """Look a key up."""
+        known = self._reads.get(key)
+        command, packed = known if known is not None else self._keep_read(key)
+        reply = (await self._exchange((command,), packed))[0]
+        if isinstance(reply, redis.ResponseError):
+            self._refuse(reply)
+        blob, epoch, group = reply if len(reply) == 3 else (*reply, b"")
+        if blob is None or epoch is None or group is None:
+            return Reading(None, epoch, group)
+        return Reading(await self._valid(key, blob, epoch, group), epoch, group)
+
+    def _keep_read(self, key: str) -> tuple[Command, bytes]:
+        """The command that looks a key up, kept since the same keys are asked for again and again."""
         names = self._names
         marker = names.group_of(key)
-        command: Command = ("MGET", names.entry(key), names.epoch) if marker is None else (
-            "MGET", names.entry(key), names.epoch, marker,
-        )  # fmt: skip
-        replies = (await self._run(command))[0]
-        return await self._reading(key, replies[0], replies[1], replies[2] if marker is not None else b"")
+        command: Command = ("MGET", names.entry(key), names.epoch, *(() if marker is None else (marker,)))
+        if len(self._reads) >= _MOST_READS_KEPT:
+            self._reads.clear()
+        self._reads[key] = kept = command, pack_commands((command,))
+        return kept
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Look keys up in one round trip."""
@@ -154,31 +173,27 @@ class RedisStore:
     async def _reading(self, key: str, blob: bytes | None, epoch: bytes | None, group: bytes | None) -> Reading:
         entry = None
         if blob is not None and epoch is not None and group is not None:
-            entry = await self._valid(key, blob, epoch.decode(), group.decode())
+            entry = await self._valid(key, blob, epoch, group)
         return Reading(entry, epoch, group)
 
-    async def _valid(self, key: str, blob: bytes, epoch: str, group: str) -> Entry | None:
+    async def _valid(self, key: str, blob: bytes, epoch: bytes, group: bytes) -> Entry | None:
         try:
-            stored = unpack(blob)
+            header, payload = unpack(blob)
         except ForeignEntryError as error:
             self._on_rejected(key, str(error))
             return None
-        header = stored.header
-        if header.epoch != epoch or header.group != group:
+        if header.epoch != epoch.decode() or header.group != group.decode():
             return None
         if header.tags and not await self._are_current(header.tags):
             return None
-        return self._entry(stored)
+        life = remaining(header, self._availability.server_time.latest(time.monotonic()))
+        tags = tuple(tag for tag, _ in header.tags) if header.tags else ()
+        return Entry(payload, life, self._monotonic(), tags, self._isolated_seconds)
 
     async def _are_current(self, tags: tuple[tuple[str, str], ...]) -> bool:
         markers = [self._names.tag(tag) for tag, _ in tags]
         replies = (await self._run(("MGET", *markers)))[0]
         return all(reply == token.encode() for reply, (_, token) in zip(replies, tags, strict=True))
-
-    def _entry(self, stored: Stored) -> Entry:
-        life = stored.lifetime(self._availability.server_time.latest(time.monotonic()))
-        tags = tuple(tag for tag, _ in stored.header.tags)
-        return Entry(bytes(stored.payload), life, self._monotonic(), tags, self._isolated_seconds)
 
     # Leases
 

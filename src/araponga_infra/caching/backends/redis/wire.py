@@ -11,7 +11,6 @@ so does losing one to eviction or a flush. The braces keep an entry and its leas
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +18,7 @@ from araponga_infra.caching.freshness import Lifetime
 from araponga_infra.caching.keys import Pattern, group_of, stored_name
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["SCHEMA", "ForeignEntryError", "Header", "Message", "Names", "Stored", "pack", "unpack"]
+__all__ = ["SCHEMA", "ForeignEntryError", "Header", "Message", "Names", "life_ms", "pack", "remaining", "unpack"]
 
 SCHEMA = 1
 _NO_END = -1
@@ -40,18 +39,6 @@ class Header(msgspec.Struct, array_like=True, frozen=True):
     stale_ms: int
     load_ms: int
     tags: tuple[tuple[str, str], ...] = ()
-
-
-class Stored(NamedTuple):
-    """An entry as read: its header and the bytes of its value."""
-
-    header: Header
-    payload: memoryview
-
-    def lifetime(self, server_ms: float) -> Lifetime:
-        """What is left of its life at a time of the server."""
-        left = math.inf if self.header.expires_ms == _NO_END else (self.header.expires_ms - server_ms) / 1000.0
-        return Lifetime(left, self.header.stale_ms / 1000.0, self.header.load_ms / 1000.0)
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -91,21 +78,26 @@ def pack(payload: bytes, life: Lifetime, server_ms: float, epoch: str, group: st
     return _encode(header) + b"\n" + payload
 
 
-def unpack(blob: bytes) -> Stored:
-    """Read the bytes of an entry.
+def unpack(blob: bytes) -> tuple[Header, bytes]:
+    """An entry as read: its header, and its value as JSON.
 
     Raises:
         ForeignEntryError: not written by this version.
     """
-    end = blob.find(b"\n")
-    view = memoryview(blob)
+    head, _, payload = blob.partition(b"\n")
     try:
-        header = _header_decode(view[: max(end, 0)])
+        header = _header_decode(head)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ForeignEntryError("foreign or corrupt") from error
     if header.schema != SCHEMA:
         raise ForeignEntryError(f"schema {header.schema}")
-    return Stored(header, view[end + 1 :])
+    return header, payload
+
+
+def remaining(header: Header, server_ms: float) -> Lifetime:
+    """What is left of an entry's life at a time of the server."""
+    left = math.inf if header.expires_ms == _NO_END else (header.expires_ms - server_ms) / 1000.0
+    return Lifetime(left, header.stale_ms / 1000.0, header.load_ms / 1000.0)
 
 
 def life_ms(life: Lifetime) -> int:
