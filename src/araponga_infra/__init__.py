@@ -85,6 +85,7 @@ from araponga_infra.events import (
     PayloadError,
     ProcessorStateError,
     QueueFullError,
+    RedisStreamEventStore,
     RetryLater,
     RunReport,
     SessionMismatchError,
@@ -93,7 +94,7 @@ from araponga_infra.events import (
     UnsupportedByStoreError,
     event,
 )
-from araponga_infra.health import Health, PartHealth, PartState, cache_health, events_health, replicas_health
+from araponga_infra.health import Health, PartHealth, PartState
 from araponga_infra.infrastructure import AsyncInfrastructure, Infrastructure
 from araponga_infra.observers import CompositeObserver, CountingObserver, LoggingObserver, TelemetrySnapshot
 from araponga_infra.otel import OpenTelemetryObserver
@@ -198,6 +199,7 @@ __all__ = [
     "Record",
     "RecursiveLoadError",
     "RedisCacheService",
+    "RedisStreamEventStore",
     "ReplicaSet",
     "ReplicaStatus",
     "RetryLater",
@@ -215,18 +217,15 @@ __all__ = [
     "WriteToken",
     "XminRowVersion",
     "add_row_version",
-    "cache_health",
     "cached",
     "create_async_cache",
     "create_cache",
     "drop_row_version",
     "etag",
     "event",
-    "events_health",
     "expect_version",
     "key",
     "parse_if_match",
-    "replicas_health",
     "touch",
     "versioned",
 ]
