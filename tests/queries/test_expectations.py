@@ -105,7 +105,7 @@ def test_the_application_behind_a_test_client(engine: Engine) -> None:
     fastapi.get("/loop")(read_on_the_loop)
     flask.get("/")(read)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         client = import_module("fastapi.testclient").TestClient(fastapi)
     for ask in (lambda: client.get("/thread"), lambda: client.get("/loop"), lambda: flask.test_client().get("/")):
         with assert_max_queries(1) as report:

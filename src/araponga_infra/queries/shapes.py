@@ -112,13 +112,9 @@ def _placeholder_pattern(style: str) -> re.Pattern[str]:
 
 
 def parameter_shapes(parameters: Any, *, is_many: bool) -> tuple[tuple[str, ...], int]:
-    """The types of one set of parameters, and how many sets there are.
-
-    SQLAlchemy also says "many" of an INSERT whose rows it wrote into one VALUES; its parameters are then one set.
-    """
-    sets: Any = parameters
-    if is_many and isinstance(parameters, list):
-        return (_types(sets[0]) if sets else ()), len(sets)
+    """The types of one set of parameters, and how many sets there are."""
+    if is_many:
+        return (_types(parameters[0]) if parameters else ()), len(parameters)
     return _types(parameters), 1
 
 
