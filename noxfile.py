@@ -119,8 +119,8 @@ def wheel(session: nox.Session) -> None:
 @nox.session(tags=["full"])
 def no_extras(session: nox.Session) -> None:
     """What needs no extra works without any, and what needs one says which."""
-    session.install("-e", ".", "pytest")
-    pytest(session, "tests/no_extras", "--noconftest", "-p", "no:cacheprovider", "-o", "timeout=")
+    session.install("-e", ".", "pytest", "pytest-timeout")
+    pytest(session, "tests/no_extras", "--noconftest")
 
 
 @nox.session(tags=["full"], python=interpreter(PYTHONS[0]))
