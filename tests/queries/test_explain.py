@@ -105,6 +105,21 @@ def test_a_statement_of_a_report_is_planned_without_its_values(large: Engine) ->
     assert inspector.explain(report.statements[0]) == plans[0]
 
 
+def test_an_engine_without_transactions(large: Engine) -> None:
+    """A generic plan needs a transaction for its setting, whatever the engine does otherwise."""
+    autocommit = large.execution_options(isolation_level="AUTOCOMMIT")
+    inspector = inspector_of(autocommit)
+    with inspector.capture() as report, autocommit.connect() as connection:
+        connection.execute(BY_NAME)
+    assert advised(inspector.explain(report.statements[0])) == [("author", ("name",))]
+    with autocommit.connect() as connection:
+        if large.dialect.name == "postgresql":
+            raw = connection.connection.dbapi_connection
+            assert raw is not None
+            assert raw.autocommit
+            assert connection.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
+
+
 def test_a_plan_is_recorded_by_no_capture(large: Engine) -> None:
     inspector = inspector_of(large)
     with inspector.capture() as report:

@@ -99,8 +99,15 @@ def _ask_for_generic_plan(connection: Connection, statement: Statement) -> tuple
         lines = connection.exec_driver_sql(f"{_POSTGRESQL_TEXT}{call}").scalars().all()
     finally:
         connection.rollback()
-        connection.exec_driver_sql(f"DEALLOCATE {_PREPARED}")
+        _forget_prepared(connection)
     return _root(rows), [str(line) for line in lines]
+
+
+def _forget_prepared(connection: Connection) -> None:
+    """A rollback leaves prepared statements alone, but at a rollback psycopg may send DEALLOCATE ALL by itself."""
+    is_left = f"SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE name = '{_PREPARED}'"  # noqa: S608
+    if connection.exec_driver_sql(is_left).scalar() is not None:
+        connection.exec_driver_sql(f"DEALLOCATE {_PREPARED}")
 
 
 def _root(answer: Any) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class QueryInspector(Generic[AnyEngine]):
 
         Raises:
             InvalidArgumentError: not a statement, one that has no plan, or neither PostgreSQL nor SQLite.
+            sqlalchemy.exc.DBAPIError: the database refuses the statement.
         """
         return self._ask(lambda on: explain_on(on, statement, parameters, large_table_rows=self._large_table_rows))
 
