@@ -144,11 +144,10 @@ class VersionedSession(Session):
         identity = tuple(state.identity or mapper.primary_key_from_instance(state.obj()))
         if None in identity:
             return
-        row = self.get(mapper.class_, identity)
-        if row is None:
+        row, expected = self.get(mapper.class_, identity), loaded_version(state)
+        if row is None and expected is None:
             return
-        actual = self._version_in_database(row)
-        expected = loaded_version(state)
+        actual = self._version_in_database(row) if row is not None else None
         if expected is None:
             raise InvalidArgumentError(
                 f"{entity_name(mapper)} {identity!r} is merged without its {version_key(mapper)} over a row that "
