@@ -303,6 +303,13 @@ class TestFalseAlarms:
         assert len(report.statements) == 5
         assert report.n_plus_one == ()
 
+    def test_rows_fetched_bit_by_bit_with_their_select_in_loads(self, any_engine: Engine) -> None:
+        with watched(any_engine) as (session, report):
+            posts = session.scalars(select(Post).options(selectinload(Post.comments)).execution_options(yield_per=1))
+            assert [len(post.comments) for post in posts] == [2] * 4
+        assert [s.origin for s in report.statements] == [Origin.QUERY, *[Origin.SELECT_IN] * 4]
+        assert report.n_plus_one == ()
+
     def test_questions_about_the_schema(self, any_engine: Engine) -> None:
         with QueryInspector(any_engine).capture() as report:
             Base.metadata.create_all(any_engine)
@@ -368,6 +375,13 @@ class TestAsync:
         found = only(report)
         assert found.place is not None
         assert (found.times, found.place.source) == (3, "await session.get_one(Author, number)")
+
+    async def test_a_server_side_cursor_is_one_query(self, async_engine: AsyncEngine) -> None:
+        with QueryInspector(async_engine).capture() as report:
+            async with AsyncSession(async_engine) as session:
+                posts = await session.stream_scalars(select(Post).execution_options(yield_per=1))
+                assert len([post.id async for post in posts]) == 4
+        assert len(report.statements) == 1
 
     async def test_select_in_loads_are_none(self, async_engine: AsyncEngine) -> None:
         with QueryInspector(async_engine).capture() as report:
