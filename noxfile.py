@@ -127,8 +127,7 @@ def no_extras(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The suites on the lowest versions that the package allows."""
     lower_bounds = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
-    install(session, "test")
-    session.install(*lower_bounds)
+    session.install("-e", f".[{EXTRAS}]", *group("test"), *lower_bounds)
     pytest(session)
 
 
