@@ -186,9 +186,9 @@ def main() -> None:
     page = (
         "# What read-only sessions and replicas cost\n\n"
         f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, psycopg 3, {platform.machine()}; "
-        f"{ROUNDS} rounds. Speed is the ratio to the plain session of the same round: 0.90 is 10 % slower, and the median "
-        "ratio is the one to look at on a machine that does other things. `python -m benchmarks.sessions --write` "
-        "writes this page.\n" + "\n".join(parts) + "\n"
+        f"{ROUNDS} rounds. Speed is the ratio to the plain session of the same round: 0.90 is 10 % slower, and the "
+        "median ratio is the one to look at on a machine that does other things. "
+        "`python -m benchmarks.sessions --write` writes this page.\n" + "\n".join(parts) + "\n"
     )
     print(page)
     if "--write" in sys.argv:

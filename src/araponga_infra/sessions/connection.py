@@ -6,6 +6,8 @@ which is more than the guards cost; and listeners for errors sit on the dialect,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from sqlalchemy import Connection
@@ -25,11 +27,13 @@ __all__ = ["ReadOnlyConnection", "refuse_opening_options"]
 _INSUFFICIENT_PRIVILEGE = "42501"
 _SEAMS = (
     "_begin_impl",
+    "_commit_impl",
     "_cursor_execute",
     "_exec_insertmany_context",
     "_exec_single_context",
     "_handle_dbapi_exception",
     "_revalidate_connection",
+    "_rollback_impl",
 )
 
 
@@ -39,12 +43,15 @@ class ReadOnlyConnection(Connection):
     engine: ReadOnlyEngine  # pyright: ignore[reportIncompatibleVariableOverride] - the only one that makes these
 
     def __init__(self, engine: Any, connection: PoolProxiedConnection | None = None, **options: Any) -> None:
+        self._is_for_itself = False
         super().__init__(engine, connection=_checked_out(engine) if connection is None else connection, **options)
 
     # The driver
 
     @property
     def connection(self) -> PoolProxiedConnection:
+        if self._is_for_itself:
+            return self.pooled
         return guarded_driver(self.pooled, self.engine.family, self.engine.server)
 
     @property
@@ -60,11 +67,13 @@ class ReadOnlyConnection(Connection):
     # Statements
 
     def _exec_single_context(self, dialect: Any, context: Any, statement: Any, parameters: Any) -> Any:
-        self._check(context.statement, context.cursor)
-        if self.engine.server.guards_each_statement:
+        engine = self.engine
+        if not engine.judge(context.statement).is_read:
+            self._check(context.statement, context.cursor)
+        if engine.server.guards_each_statement:
             return self._guarded(super()._exec_single_context, dialect, context, statement, parameters)
         result = super()._exec_single_context(dialect, context, statement, parameters)
-        self.engine.has_answered()
+        engine.has_answered()
         return result
 
     def _exec_insertmany_context(self, dialect: Any, context: Any) -> Any:
@@ -97,8 +106,24 @@ class ReadOnlyConnection(Connection):
     # Transactions and options
 
     def _begin_impl(self, transaction: Any) -> None:
-        self.engine.server.begin(self, self.pooled, self.engine.is_own)
-        super()._begin_impl(transaction)
+        engine = self.engine
+        if engine.server.acts_at_begin:
+            engine.server.begin(self, self.pooled, engine.is_own)
+        self._for_itself(super()._begin_impl, transaction)
+
+    def _rollback_impl(self) -> None:
+        self._for_itself(super()._rollback_impl)
+
+    def _commit_impl(self) -> None:
+        self._for_itself(super()._commit_impl)
+
+    def _for_itself(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """SQLAlchemy asks for the driver's connection in these; nobody looks at what it gets."""
+        self._is_for_itself = True
+        try:
+            return step(*arguments)
+        finally:
+            self._is_for_itself = False
 
     def execution_options(self, **options: Any) -> Any:
         refuse_opening_options(options)
@@ -108,7 +133,7 @@ class ReadOnlyConnection(Connection):
                 "or read without it",
                 layer="session",
             )
-        return super().execution_options(**options)
+        return self._for_itself(partial(super().execution_options, **options))
 
     def _keeps_autocommit_read_only(self) -> bool:
         engine = self.engine

@@ -13,6 +13,7 @@ from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.connection import ReadOnlyConnection, refuse_opening_options
 from araponga_infra.sessions.raw import guarded_driver
 from araponga_infra.sessions.server import Undo, family_of, server_for
+from araponga_infra.sessions.statements import JUDGES
 from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
 
 __all__ = ["ReadOnlyEngine", "async_own_engine", "at_checkin", "guarded", "is_in_memory", "own_engine"]
@@ -37,6 +38,7 @@ class ReadOnlyEngine(OptionEngine):
         super().__init__(proxied, execution_options)
         self.family = family_of(proxied.dialect)
         self.server = server_for(self.family, proxied.pool)
+        self.judge = JUDGES[self.family]
         self.is_own = getattr(proxied, "is_own", False)
 
     def raw_connection(self) -> PoolProxiedConnection:

@@ -73,7 +73,7 @@ class _Guarded:
         object.__setattr__(self, "_server", server)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
         """Drivers ask `isinstance(connection, Connection)`."""
         return cast(Any, type(self._target))
 
@@ -118,6 +118,8 @@ class _Guarded:
         raise error
 
     def _follow(self, result: Any) -> Any:
+        if result is None:
+            return None
         if inspect.iscoroutine(result):
             return self._awaited(result)
         is_handle = any(hasattr(result, name) for name in ("__enter__", "__aenter__", "execute", "fetchone", "cursor"))

@@ -40,6 +40,11 @@ class Server(Protocol):
         """Whether `arm` and `disarm` belong around each statement, since others use the connection at the same time."""
         ...
 
+    @property
+    def acts_at_begin(self) -> bool:
+        """Whether `begin` does anything."""
+        ...
+
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any], /) -> Any:
         """Open a connection for an engine of our own; None leaves it to SQLAlchemy."""
         ...
@@ -111,6 +116,7 @@ class PostgreSQLServer:
     """READ ONLY in each BEGIN, by the driver's own switch, and as the default for what runs outside of a BEGIN."""
 
     guards_each_statement = False
+    acts_at_begin = True
 
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> Any:
         try:
@@ -195,6 +201,7 @@ class MySQLServer:
     """The session READ ONLY on our own connections; on the host's, START TRANSACTION READ ONLY."""
 
     guards_each_statement = False
+    acts_at_begin = True
     _REFUSED = 1792
 
     def connect(self, _dialect: Dialect, _arguments: list[Any], _options: dict[str, Any]) -> Any:
@@ -239,6 +246,7 @@ class SQLiteServer:
             of a read-only session runs.
     """
 
+    acts_at_begin = False
     _NOT_AUTHORIZED = 23
 
     def __init__(self, *, is_shared: bool) -> None:
@@ -267,7 +275,7 @@ class SQLiteServer:
             driver.set_authorizer(callback)
 
     def begin(self, _connection: Connection, _pooled: PoolProxiedConnection, _is_own: bool) -> None:
-        """Nothing: the guard is on the connection."""
+        """The guard is on the connection."""
 
     def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
         return True

@@ -7,13 +7,13 @@ that notifies, EXPLAIN may run what it explains. Everything that is not known to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from araponga_infra.sessions.functions import is_denied, runs_its_argument
 from araponga_infra.sessions.lexer import Family, Token, tokenize
 from araponga_infra.sessions.pragmas import is_reading_pragma
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["JUDGES", "Verdict", "judge"]
 
 _QUERY_HEADS = frozenset(("select", "values", "table", "with"))
 _LOCKS = frozenset((("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in")))
@@ -49,7 +49,6 @@ class Verdict:
     reason: str = ""
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def judge(text: str, family: Family) -> Verdict:
     """Judge one text, which may hold several statements; remembered per text.
 
@@ -57,12 +56,21 @@ def judge(text: str, family: Family) -> Verdict:
         text: what would be sent to the database, placeholders and all.
         family: the database that would cut and run it.
     """
+    return JUDGES[family](text)
+
+
+def _judge(family: Family, text: str) -> Verdict:
     try:
         for statement in _split(tokenize(text, family)):
             _Statement(statement, family).check()
     except _NotAReadError as refusal:
         return Verdict(False, refusal.reason)
-    return Verdict(True)
+    return _READ
+
+
+_READ = Verdict(True)
+JUDGES = {family: lru_cache(maxsize=_REMEMBERED)(partial(_judge, family)) for family in Family}
+"""`judge` per family: one argument whose hash is known already makes the remembered case cheap."""
 
 
 class _NotAReadError(Exception):
@@ -263,6 +271,8 @@ class _Statement:
         index = start + 1
         if self._word(index) == "format":
             index += 3
+        if self._word(index) == "table":
+            raise _NotAReadError("ANALYZE TABLE is not a read")
         self._check_from(index)
 
     def show(self, start: int) -> None:

@@ -1,0 +1,392 @@
+"""Reading stays natural: what a read-only session does when nothing, or something, goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import sqlite3
+import weakref
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.pool import StaticPool
+
+from araponga_infra import InvalidArgumentError
+from araponga_infra.sessions import (
+    AsyncReadOnlySessionFactory,
+    ReadOnlySession,
+    ReadOnlySessionFactory,
+    ReadOnlyViolationError,
+)  # fmt: skip
+from tests.servers.postgres import PostgresServer
+from tests.sessions import attempts, rigs
+from tests.sessions.rigs import Comment, Post, Rig
+
+pytestmark = pytest.mark.anyio
+EVERY_RIG = [*rigs.SQLITE, *rigs.POSTGRESQL]
+
+
+@pytest.fixture(params=EVERY_RIG)
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    if request.param in rigs.SQLITE:
+        made = rigs.sqlite_rig(request.param, str(tmp_path / "content.db"))
+        await rigs.fill(made)
+        yield made
+        await made.close()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    kind, driver, by_engine = rigs.POSTGRESQL[request.param]
+    with server.temporary_database() as database:
+        made = kind(database.url(driver), by_engine=by_engine, pool_size=1, max_overflow=0)
+        await rigs.fill(made, rigs.POSTGRESQL_ONLY)
+        yield made
+        await made.close()
+
+
+def change(session: Session) -> Post:
+    post = session.get_one(Post, 1)
+    post.title = "changed"
+    return post
+
+
+async def test_reads_are_untouched(rig: Rig) -> None:
+    def read(session: Session) -> Any:
+        posts = session.scalars(select(Post).options(selectinload(Post.comments)).order_by(Post.id)).all()
+        lazily = session.get_one(Comment, 1).post.title
+        streamed = [post.id for post in session.scalars(select(Post).order_by(Post.id).execution_options(yield_per=1))]
+        counted = session.scalar(text("WITH p AS (SELECT * FROM post) SELECT count(*) FROM p"))
+        with session.begin_nested():
+            nested = session.query(Post).count()
+        session.commit()
+        return [post.title for post in posts], lazily, streamed, counted, nested
+
+    assert await rig.run(read) == (["first", "second"], "first", [1, 2], 2, 2)
+
+
+async def test_a_select_with_changed_objects_is_not_flushed_first(rig: Rig) -> None:
+    def read(session: Session) -> int:
+        change(session)
+        session.add(Post(id=9, title="new"))
+        session.autoflush = False
+        seen = len(session.scalars(select(Post)).all()) + session.query(Post).count()
+        session.rollback()
+        return seen
+
+    assert await rig.run(read) == 4
+
+
+async def test_a_refused_commit_rolls_back_and_the_session_reads_on(rig: Rig) -> None:
+    def read(session: Session) -> str:
+        post = change(session)
+        with pytest.raises(ReadOnlyViolationError) as refused:
+            session.commit()
+        assert refused.value.layer == "session"
+        return post.title
+
+    assert await rig.run(read) == "first"
+
+
+async def test_a_refused_flush_in_a_begin_block_is_raised_once(rig: Rig) -> None:
+    def read(session: Session) -> None:
+        with pytest.raises(ReadOnlyViolationError), session.begin():
+            change(session)
+        assert session.get_one(Post, 1).title == "first"
+
+    await rig.run(read)
+
+
+async def test_a_refused_statement_leaves_the_transaction_readable(rig: Rig) -> None:
+    def read(session: Session) -> str:
+        for sql in ("UPDATE post SET title = 'x'", "DELETE FROM comment"):
+            with pytest.raises(ReadOnlyViolationError) as refused:
+                session.execute(text(sql))
+            assert refused.value.layer == "statement"
+        return session.get_one(Post, 1).title
+
+    assert await rig.run(read) == "first"
+
+
+@pytest.mark.parametrize("rig", list(rigs.POSTGRESQL), indirect=True)
+async def test_what_only_the_server_can_refuse_is_wrapped_and_reading_goes_on(rig: Rig) -> None:
+    def read(session: Session) -> str:
+        with pytest.raises(ReadOnlyViolationError) as refused:
+            session.execute(text("SELECT rename_all()"))
+        assert refused.value.layer == "server"
+        assert refused.value.__cause__ is not None
+        assert session.scalar(text("SELECT count_posts()")) == 2
+        return session.get_one(Post, 1).title
+
+    assert await rig.run(read) == "first"
+
+
+@pytest.mark.parametrize("rig", list(rigs.POSTGRESQL), indirect=True)
+async def test_a_missing_grant_on_a_read_is_not_called_a_violation(rig: Rig) -> None:
+    await rig.write(lambda s: s.execute(text("CREATE TABLE secret (a int)")))
+    await rig.write(lambda s: s.execute(text("CREATE ROLE reader_only NOLOGIN")))
+    try:
+
+        def read(session: Session) -> None:
+            driver: Any = session.connection()
+            driver.pooled.dbapi_connection.cursor().execute("SET LOCAL ROLE reader_only")
+            with pytest.raises(DBAPIError) as denied:
+                session.execute(text("SELECT * FROM secret"))
+            assert isinstance(denied.value, (ProgrammingError, DBAPIError))
+
+        await rig.run(read)
+    finally:
+        await rig.write(lambda s: s.execute(text("DROP ROLE reader_only")))
+
+
+async def test_an_error_in_flight_is_never_hidden(rig: Rig) -> None:
+    def read(session: Session) -> None:
+        change(session)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await rig.run(read)
+
+
+async def test_an_error_handled_outside_does_not_silence_the_close(rig: Rig) -> None:
+    try:
+        raise KeyError
+    except KeyError:
+        with pytest.raises(ReadOnlyViolationError):
+            await rig.run(change)
+
+
+async def test_setting_what_is_there_already_is_no_change(rig: Rig) -> None:
+    def read(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        post.title = str(post.title)
+        session.commit()
+
+    await rig.run(read)
+
+
+async def test_the_connection_is_back_before_close_complains(rig: Rig) -> None:
+    with pytest.raises(ReadOnlyViolationError, match="Post"):
+        await rig.run(change)
+    pool: Any = rig.plain_engine.pool
+    if not isinstance(pool, StaticPool):
+        assert pool.checkedout() == 0
+    assert await rig.run(lambda session: session.get_one(Post, 1).title) == "first"
+
+
+async def test_an_object_taken_in_without_a_load_is_read(rig: Rig) -> None:
+    detached = await rig.run(lambda session: session.get_one(Comment, 1))
+
+    def read(session: Session) -> str:
+        return session.merge(detached, load=False).post.title
+
+    assert await rig.run(read) == "first"
+
+
+@pytest.mark.parametrize("rig", [name for name in EVERY_RIG if "in memory" not in name], indirect=True)
+async def test_what_is_loaded_is_not_kept_alive(rig: Rig) -> None:
+    def read(session: Session) -> bool:
+        post = session.get_one(Post, 1)
+        gone = weakref.ref(post)
+        assert post.comments[0].body == "nice"
+        del post
+        gc.collect()
+        return gone() is None
+
+    assert await rig.run(read)
+
+
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_streamed_rows_hold_bounded_memory(count: int) -> None:
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    rigs.Base.metadata.create_all(engine)
+    rows = text(
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+        "SELECT i AS id, 'title' AS title FROM n"
+    ).columns(Post.id, Post.title)
+    objects: dict[int, int] = {}
+    with ReadOnlySessionFactory(engine)() as session:
+        for post in session.scalars(select(Post).from_statement(rows).execution_options(yield_per=1000)):
+            if post.id in (10_000, count):
+                objects[post.id] = len(gc.get_objects())
+    assert objects[count] - objects[10_000] < 10_000
+    engine.dispose()
+
+
+async def test_an_ordinary_async_session_takes_the_guarded_class(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'content.db'}")
+    async with engine.begin() as connection:
+        await connection.run_sync(rigs.Base.metadata.create_all)
+    make = async_sessionmaker(engine, sync_session_class=ReadOnlySession)
+    async with make() as session:
+        with pytest.raises(ReadOnlyViolationError):
+            await session.execute(text("DELETE FROM post"))
+        with pytest.raises(ReadOnlyViolationError):
+            await session.run_sync(attempts.UNIT_OF_WORK["add, flush"])
+    async with AsyncSession(engine) as session, session.begin():
+        session.add(Post(id=1, title="new"))
+    await engine.dispose()
+
+
+async def test_closing_in_finally_hides_nothing_in_async_code(tmp_path: Path) -> None:
+    async def read(factory: AsyncReadOnlySessionFactory, *, fail: bool) -> None:
+        session = factory()
+        try:
+            session.add(Post(id=9, title="new"))
+            if fail:
+                raise KeyError("mine")
+        finally:
+            await session.close()
+
+    async with AsyncReadOnlySessionFactory(f"sqlite:///{tmp_path / 'content.db'}") as factory:
+        with pytest.raises(KeyError, match="mine"):
+            await read(factory, fail=True)
+        with pytest.raises(ReadOnlyViolationError):
+            await read(factory, fail=False)
+
+
+async def test_a_cancelled_reader_gives_its_connection_back(tmp_path: Path) -> None:
+    async with AsyncReadOnlySessionFactory(f"sqlite:///{tmp_path / 'content.db'}") as factory:
+        has_begun = asyncio.Event()
+
+        async def read() -> None:
+            async with factory() as session:
+                await session.scalar(text("SELECT 1"))
+                has_begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(read())
+        await has_begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        pool: Any = factory.engine.pool
+        assert pool.checkedout() == 0
+
+
+def file_engine(tmp_path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{tmp_path / 'content.db'}")
+    rigs.Base.metadata.create_all(engine)
+    return engine
+
+
+def test_the_hosts_engine_has_no_listener_of_ours(tmp_path: Path) -> None:
+    engine = file_engine(tmp_path)
+    with ReadOnlySessionFactory(engine)() as session:
+        session.scalar(text("SELECT 1"))
+        assert session.get_bind() is not engine
+    assert not engine._has_events
+    assert not engine.dialect._has_events
+    assert not engine.pool.dispatch.checkin
+    engine.dispose()
+
+
+def test_factories_of_one_engine_share_its_guard(tmp_path: Path) -> None:
+    engine = file_engine(tmp_path)
+    gone = weakref.ref(engine)
+    assert ReadOnlySessionFactory(engine).engine is ReadOnlySessionFactory(engine).engine
+    engine.dispose()
+    del engine
+    gc.collect()
+    assert gone() is None
+
+
+def test_writing_next_to_an_open_read_on_one_connection() -> None:
+    """In memory, one connection serves both: the guard must not be felt by the other session."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    rigs.Base.metadata.create_all(engine)
+    with ReadOnlySession(engine) as reading:
+        reading.scalar(text("SELECT 1"))
+        with Session(engine) as session, session.begin():
+            session.add(Post(id=1, title="new"))
+        assert reading.get_one(Post, 1).title == "new"
+    engine.dispose()
+
+
+def test_begin_listeners_of_the_host_still_work(tmp_path: Path) -> None:
+    engine = file_engine(tmp_path)
+    event.listen(engine, "connect", lambda connection, _record: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    with ReadOnlySession(engine) as reading:
+        assert reading.scalar(text("SELECT count(*) FROM post")) == 0
+    with Session(engine) as session, session.begin():
+        session.add(Post(id=1, title="new"))
+    engine.dispose()
+
+
+def test_a_host_listener_sees_the_reads_too(tmp_path: Path) -> None:
+    engine = file_engine(tmp_path)
+    seen: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *arguments: seen.append(arguments[2]))
+    with ReadOnlySession(engine) as session:
+        session.scalar(text("SELECT 1"))
+    assert seen == ["SELECT 1"]
+    engine.dispose()
+
+
+def test_a_connection_as_bind_is_refused(tmp_path: Path) -> None:
+    engine = file_engine(tmp_path)
+    with engine.connect() as connection:
+        with pytest.raises(InvalidArgumentError, match="bind is a Connection"):
+            ReadOnlySession(connection)
+        with ReadOnlySession(engine) as session, pytest.raises(InvalidArgumentError):
+            session.execute(text("SELECT 1"), bind_arguments={"bind": connection})
+    engine.dispose()
+
+
+def test_another_engine_in_bind_arguments_is_guarded(tmp_path: Path) -> None:
+    engine, other = file_engine(tmp_path), file_engine(tmp_path)
+    with ReadOnlySession(engine) as session, pytest.raises(ReadOnlyViolationError):
+        session.execute(text("DELETE FROM post"), bind_arguments={"bind": other})
+    engine.dispose()
+    other.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
+@pytest.mark.parametrize("factory", [ReadOnlySessionFactory, AsyncReadOnlySessionFactory])
+def test_a_database_in_memory_by_url_is_refused(factory: Any, url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="url_or_engine names a SQLite database in memory"):
+        factory(url)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, object(), "no url", ""])
+@pytest.mark.parametrize("factory", [ReadOnlySessionFactory, AsyncReadOnlySessionFactory])
+def test_bad_arguments_are_named(factory: Any, wrong: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="url_or_engine"):
+        factory(wrong)
+
+
+def test_each_factory_names_the_other_for_its_engines() -> None:
+    sync_engine, async_engine = create_engine("sqlite://"), create_async_engine("sqlite+aiosqlite://")
+    with pytest.raises(InvalidArgumentError, match="AsyncReadOnlySessionFactory"):
+        ReadOnlySessionFactory(async_engine)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=" ReadOnlySessionFactory"):
+        AsyncReadOnlySessionFactory(sync_engine)  # type: ignore[arg-type]
+
+
+def test_a_database_that_cannot_be_guarded_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="mssql"):
+        ReadOnlySessionFactory(create_engine("mssql+pymssql://x", module=sqlite3))
+
+
+def test_the_error_pickles_and_no_password_is_shown() -> None:
+    error = pickle.loads(pickle.dumps(ReadOnlyViolationError("no", layer="server")))
+    assert (str(error), error.layer) == ("no", "server")
+    assert "secret" not in repr(ReadOnlySessionFactory("postgresql://u:secret@h/x"))
+    assert "secret" not in repr(AsyncReadOnlySessionFactory("postgresql://u:secret@h/x"))
+
+
+@pytest.mark.parametrize("rig", ["psycopg", "async psycopg", "asyncpg", "psycopg2"], indirect=True)
+async def test_autocommit_on_an_engine_of_our_own_reads(rig: Rig) -> None:
+    def read(session: Session) -> Any:
+        connection = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        with pytest.raises(ReadOnlyViolationError):
+            connection.execute(text("SELECT rename_all()"))
+        return connection.scalar(text("SELECT count_posts()"))
+
+    assert await rig.run(read) == 2
