@@ -72,9 +72,10 @@ def crash(kind: str, request: pytest.FixtureRequest, folder: Path, *, events: in
     effects, url, rng = folder / "effects", url_of(kind, request, folder), random.Random(7)
     effects.mkdir()
     source: Any = open_store(kind, url)
+    engine: Any = getattr(source, "_engine", None)
     if isinstance(source, SqlAlchemyEventStore):
         source.create_schema()
-        with source._engine.begin() as connection:  # type: ignore[union-attr]
+        with engine.begin() as connection:
             connection.execute(text("CREATE TABLE effects (number INTEGER)"))
     with BackgroundEventProcessor(source, routers=[make_router(kind, effects)], consume=False) as publisher:
         workers = Workers(kind, url, effects)
@@ -93,10 +94,10 @@ def crash(kind: str, request: pytest.FixtureRequest, folder: Path, *, events: in
     assert all(counted[f"note {each}"] >= kills for each in range(batch)), "each accepted event was handled"
     assert counted.total() <= (1 if kind != "redis" else 2) * events + 20 * 2 * kills * 4, "reruns are bounded"
     if isinstance(source, SqlAlchemyEventStore):
-        with source._engine.connect() as connection:  # type: ignore[union-attr]
+        with engine.connect() as connection:
             done = Counter(connection.execute(text("SELECT number FROM effects")).scalars())
         assert done == Counter(dict.fromkeys(range(batch), kills)), "transactional effects are there exactly once"
-        source._engine.dispose()  # type: ignore[union-attr]
+        engine.dispose()
     else:
         source._client.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,14 +38,14 @@ class Note(Base):
 
 
 @pytest.fixture
-async def sql_host(host: Host) -> AsyncIterator[Host]:
+async def sql_host(host: Host) -> Host:
     if host.source.capabilities.transactions:
         if host.is_async:
             async with host.engine.begin() as connection:
                 await connection.run_sync(Base.metadata.create_all)
         else:
             Base.metadata.create_all(host.engine)
-    yield host
+    return host
 
 
 def only_sql(host: Host) -> bool:
@@ -59,8 +59,8 @@ async def in_session(host: Host, work: Callable[[Any], Any]) -> None:
         async with AsyncSession(host.engine) as session, session.begin():
             await settled(work(session))
     else:
-        with Session(host.engine) as session, session.begin():
-            work(session)
+        with Session(host.engine) as plain, plain.begin():
+            work(plain)
 
 
 async def numbers(host: Host) -> list[int]:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 _RETRY_STORE = Backoff(initial=0.05, maximum=0.5)
 _INLINE_LEASE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0
+_ANSWER_SECONDS = 3.0
+"""How long the store may take for an exchange before its connection is given up."""
 _logger = logging.getLogger("araponga_infra.events")
 
 
@@ -344,16 +346,10 @@ class _Running:
 
     async def _fetch(self) -> None:
         while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
-            step = self._feed.plan()
             try:
-                await self._refresh()
-                if step.is_needed:
-                    await self._exchange(step)
-            except asyncio.CancelledError:
-                self._feed.restore(step)
-                raise
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    step = await self._round()
             except Exception as error:
-                self._feed.restore(step)
                 await self._note_failure(error)
                 continue
             self._note_recovery()
@@ -362,10 +358,21 @@ class _Running:
                 continue
             await self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
-    async def _exchange(self, step: Step) -> None:
+    async def _round(self) -> Step:
         if self._is_uncertain:
             await self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
             self._is_uncertain = False
+        await self._refresh()
+        step = self._feed.plan()
+        try:
+            if step.is_needed:
+                await self._exchange(step)
+        except BaseException:
+            self._feed.restore(step)
+            raise
+        return step
+
+    async def _exchange(self, step: Step) -> None:
         if step.is_alone:
             exchange = await self._store.claim_alone(step.owner, self._dispatch.names)
         else:

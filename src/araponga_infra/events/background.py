@@ -322,13 +322,9 @@ class _Running:
 
     def _fetch(self) -> None:
         while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
-            step = self._feed.plan()
             try:
-                self._refresh()
-                if step.is_needed:
-                    self._exchange(step)
+                step = self._round()
             except Exception as error:
-                self._feed.restore(step)
                 self._note_failure(error)
                 continue
             self._note_recovery()
@@ -336,10 +332,21 @@ class _Running:
                 continue
             self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
-    def _exchange(self, step: Step) -> None:
+    def _round(self) -> Step:
         if self._is_uncertain:
             self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
             self._is_uncertain = False
+        self._refresh()
+        step = self._feed.plan()
+        try:
+            if step.is_needed:
+                self._exchange(step)
+        except BaseException:
+            self._feed.restore(step)
+            raise
+        return step
+
+    def _exchange(self, step: Step) -> None:
         if step.is_alone:
             exchange = self._store.claim_alone(step.owner, self._dispatch.names)
         else:

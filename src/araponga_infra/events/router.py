@@ -109,7 +109,7 @@ class EventRouter:
         several versions old pass through one upcaster after the other.
 
         Raises:
-            InvalidArgumentError: `from_version` is not older than the class, or has an upcaster already.
+            InvalidArgumentError: `from_version` is not older than the class, or has one already.
         """
         event_type = event_type_of(event_class)
         positive(from_version, "from_version")
@@ -121,9 +121,7 @@ class EventRouter:
         def add(convert: U) -> U:
             taken = {(each.event_name, each.from_version) for each in self._upcasters}
             if (event_type.name, from_version) in taken:
-                raise InvalidArgumentError(
-                    f"from_version={from_version} of {event_type.name!r} has an upcaster already"
-                )
+                raise InvalidArgumentError(f"from_version={from_version} of {event_type.name!r} has one already")
             self._upcasters.append(Upcaster(event_type.name, from_version, convert))
             return convert
 

@@ -91,7 +91,7 @@ class Codec:
         self.encode: Callable[[Any], bytes]
         self.decode: Callable[[bytes], Any]
         if _is_pydantic(cls):
-            self.encode = lambda value: value.model_dump_json().encode()
+            self.encode = lambda value: value.model_dump_json(warnings=False).encode()
             self.decode = cls.model_validate_json
         else:
             self.encode = msgspec.json.encode

@@ -16,6 +16,7 @@ from araponga_infra.events.stores.sqlalchemy.engines import refuse_private_memor
 from araponga_infra.events.stores.sqlalchemy.listening import NoListener, Notifier, PostgresListener
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
 from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
+from araponga_infra.events.stores.sqlalchemy.watchdog import Watchdog
 from araponga_infra.events.values import (
     Appended,
     Capabilities,
@@ -49,7 +50,10 @@ class SqlStore:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, engine: Engine, operations: SqlOperations, notifier: Notifier) -> None:
+    def __init__(
+        self, engine: Engine, operations: SqlOperations, notifier: Notifier, watchdog: Watchdog | None = None
+    ) -> None:
+        self._watchdog = watchdog or Watchdog()
         self._engine = engine
         self._transactions = _transactional(engine)
         self._operations = operations
@@ -60,12 +64,18 @@ class SqlStore:
             begin_immediate(connection, self._operations.sql.workers)
             return operation(connection, *args, **kwargs)
 
+    def _watched(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `_write`, for the processor's own: short, and not to wait for ever."""
+        with self._transactions.connect() as connection, self._watchdog.watch(connection), connection.begin():
+            begin_immediate(connection, self._operations.sql.workers)
+            return operation(connection, *args, **kwargs)
+
     def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._transactions.begin() as connection:
             return operation(connection, *args, **kwargs)
 
     def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        return self._write(self._operations.register, subscriptions)
+        return self._watched(self._operations.register, subscriptions)
 
     def forget(self, handler: str) -> None:
         self._write(self._operations.forget, handler)
@@ -87,10 +97,10 @@ class SqlStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
-        return self._write(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
+        return self._watched(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
 
     def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
-        return self._write(self._operations.claim_alone, owner, handlers)
+        return self._watched(self._operations.claim_alone, owner, handlers)
 
     def run_in_session(self, receipt: Receipt, work: Callable[[Session], object]) -> object:
         with Session(self._engine, expire_on_commit=False) as session:
@@ -106,29 +116,31 @@ class SqlStore:
             return result
 
     def join(self, owner: str, lease_seconds: float) -> None:
-        self._write(self._operations.join, owner, lease_seconds)
+        self._watched(self._operations.join, owner, lease_seconds)
 
     def reconcile(self, owner: str, held: Sequence[str]) -> int:
-        return self._write(self._operations.reconcile, owner, held)
+        return self._watched(self._operations.reconcile, owner, held)
 
     def leave(self, owner: str) -> None:
-        self._write(self._operations.leave, owner)
+        self._watched(self._operations.leave, owner)
 
     def lease_keeper(self) -> LeaseKeeper:
         refuse_private_memory(self._engine)
-        return _SqlLeaseKeeper(SqlStore(side_engine(self._engine), self._operations, self._notifier), is_own=True)
+        return _SqlLeaseKeeper(SqlStore(side_engine(self._engine), self._operations, self._notifier, self._watchdog))
 
     def listen(self, wake: Wake) -> WakeListener:
         refuse_private_memory(self._engine)
         if not self._operations.is_postgres:
             return NoListener()
-        return PostgresListener(side_engine(self._engine), self._notifier.channel, wake, is_async=False)
+        return _WatchedListener(
+            self._watchdog, PostgresListener(side_engine(self._engine), self._notifier.channel, wake, is_async=False)
+        )
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
-        return self._write(self._operations.beat, owner, lease_seconds)
+        return self._watched(self._operations.beat, owner, lease_seconds)
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
-        return self._write(self._operations.reap, handlers)
+        return self._watched(self._operations.reap, handlers)
 
     def sweep(self) -> None:
         self._write(self._operations.sweep)
@@ -292,12 +304,24 @@ class AsyncSqlStore:
         """The engine is the host's, and nothing else is held."""
 
 
+class _WatchedListener:
+    """A listener, and the watchdog that lives as long."""
+
+    def __init__(self, watchdog: Watchdog, listener: WakeListener) -> None:
+        self._watchdog = watchdog
+        self._listener = listener
+        watchdog.start()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._watchdog.close()
+
+
 class _SqlLeaseKeeper:
     """Signs of life on an engine of its own; for one thread."""
 
-    def __init__(self, store: SqlStore, *, is_own: bool) -> None:
+    def __init__(self, store: SqlStore) -> None:
         self._store = store
-        self._is_own = is_own
         self._reaps = 0
 
     def join(self, owner: str, lease_seconds: float) -> None:
@@ -313,8 +337,7 @@ class _SqlLeaseKeeper:
         return self._store.reap(handlers)
 
     def close(self) -> None:
-        if self._is_own:
-            self._store.dispose()
+        self._store.dispose()
 
 
 class _AsyncSqlLeaseKeeper:

@@ -1,0 +1,254 @@
+"""Several workers on one store that claim, finish, fail, die and stop as hypothesis likes: nothing is lost or invented."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import create_engine, text
+
+from araponga_infra.backoff import Backoff
+from araponga_infra.events import EventStoreSource, InMemoryEventStore, RedisStreamEventStore, SqlAlchemyEventStore
+from araponga_infra.events.lifecycle import Failed, GivenBack, Outcome, RetryPolicy, decide
+from araponga_infra.events.protocols import EventStore
+from araponga_infra.events.values import DeadFilter, Delivery, Message, State, Subscription, Want
+from araponga_infra.testing.clock import FakeClock
+
+HANDLERS = ("mail", "index")
+POLICY = RetryPolicy(max_attempts=2, backoff=Backoff(initial=5, maximum=5, jitter=False))
+LEASE_SECONDS = 10.0
+
+
+class Model:
+    """What must have become of each accepted delivery, known from what the workers were told."""
+
+    def __init__(self) -> None:
+        self.accepted: set[tuple[UUID, str]] = set()
+        self.completed: set[tuple[UUID, str]] = set()
+        self.dead: set[tuple[UUID, str]] = set()
+        self.keys: dict[UUID, str] = {}
+        self.order: dict[tuple[str, str], list[UUID]] = {}
+
+    def accept(self, event_id: UUID, key: str | None) -> None:
+        for handler in HANDLERS:
+            self.accepted.add((event_id, handler))
+            if key is not None:
+                self.keys[event_id] = key
+                self.order.setdefault((handler, key), []).append(event_id)
+
+    def end(self, delivery: Delivery) -> None:
+        name = delivery.event_id, delivery.handler
+        key = self.keys.get(delivery.event_id)
+        if key is not None:
+            line = self.order[delivery.handler, key]
+            assert line[0] == delivery.event_id, "a key's deliveries end in their order"
+            line.pop(0)
+        assert name in self.accepted, "invented"
+        assert name not in self.completed, "handled again after it was acknowledged"
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self, open_store: Any) -> None:
+        super().__init__()
+        self.clock = FakeClock()
+        self.store: EventStore = open_store(self.clock)
+        self.keeper = self.store.lease_keeper()
+        self.store.register([Subscription(each, "machine.event") for each in HANDLERS])
+        self.model = Model()
+        self.held: dict[str, dict[str, Delivery]] = {}
+        self.ghosts: list[tuple[str, Delivery]] = []
+        self.has_order = self.store.capabilities.ordering
+
+    @rule(number=st.integers(1, 4), key=st.sampled_from([None, None, "a", "b"]), delay=st.sampled_from([0.0, 0.0, 3.0]))
+    def publish(self, number: int, key: str | None, delay: float) -> None:
+        key = key if self.has_order else None
+        messages = [
+            Message(uuid4(), "machine.event", 1, b"{}", delay_seconds=0.0 if key else delay, ordering_key=key)
+            for _ in range(number)
+        ]
+        self.store.append(messages)
+        for message in messages:
+            self.model.accept(message.event_id, key)
+
+    @precondition(lambda self: len(self.held) < 3)
+    @rule()
+    def start_worker(self) -> None:
+        owner = uuid4().hex
+        self.store.join(owner, LEASE_SECONDS)
+        self.held[owner] = {}
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), limit=st.integers(1, 5), is_alone=st.booleans())
+    def claim(self, data: st.DataObject, limit: int, is_alone: bool) -> None:
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        if is_alone:
+            claimed = self.store.claim_alone(owner, HANDLERS).deliveries
+            assert len(claimed) <= 1
+        else:
+            claimed = self.store.exchange(owner, [], [], [Want(each, limit) for each in HANDLERS]).deliveries
+        everything = {each for mine in self.held.values() for each in mine}
+        for delivery in claimed:
+            assert delivery.id not in everything, "given to two workers"
+            self.held[owner][delivery.id] = delivery
+        self._no_key_twice()
+
+    def _no_key_twice(self) -> None:
+        running = [
+            (each.handler, each.ordering_key)
+            for mine in self.held.values()
+            for each in mine.values()
+            if each.ordering_key
+        ]
+        assert len(running) == len(set(running)), "one at a time per handler and key"
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed", "given back"]))
+    def finish(self, data: st.DataObject, outcome: str) -> None:
+        owner = data.draw(st.sampled_from(sorted(each for each, mine in self.held.items() if mine)))
+        delivery = self.held[owner].pop(data.draw(st.sampled_from(sorted(self.held[owner]))))
+        self._finish(owner, delivery, outcome)
+
+    def _finish(self, owner: str, delivery: Delivery, outcome: str) -> None:
+        receipt, name = (owner, delivery), (delivery.event_id, delivery.handler)
+        if outcome == "completed":
+            fenced = self.store.exchange(owner, [receipt], [], []).fenced
+            ended = self.model.completed
+        else:
+            what: Outcome = Failed("no") if outcome == "failed" else GivenBack()
+            decision = decide(delivery.attempts, delivery.losses, what, POLICY, random.Random(1))
+            fenced = self.store.exchange(owner, [], [(receipt, decision)], []).fenced
+            if decision.state is not State.DEAD:
+                assert fenced == 0
+                return
+            ended = self.model.dead
+        assert fenced == 0, "an owner with a lease is never fenced"
+        self.model.end(delivery)
+        ended.add(name)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """kill -9, or a pause from which it comes back as a ghost."""
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        mine = self.held.pop(owner)
+        self.ghosts += [(owner, each) for each in mine.values()]
+        for other in self.held:
+            assert self.keeper.beat(other, 2 * LEASE_SECONDS)
+        self.clock.advance(LEASE_SECONDS + 1)
+        assert self.keeper.reap(HANDLERS).rescued >= len(mine)
+
+    @precondition(lambda self: self.ghosts)
+    @rule()
+    def a_ghost_comes_back(self) -> None:
+        owner, delivery = self.ghosts.pop()
+        assert self.store.exchange(owner, [(owner, delivery)], [], []).fenced == 1, "what it does no longer counts"
+        assert not self.keeper.beat(owner, LEASE_SECONDS)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        owner = data.draw(st.sampled_from(sorted(self.held)))
+        del self.held[owner]
+        self.store.leave(owner)
+
+    @precondition(lambda self: self.model.dead)
+    @rule(is_redriven=st.booleans())
+    def decide_about_the_dead(self, is_redriven: bool) -> None:
+        letters = self.store.dead_page(DeadFilter(), 1, None).items
+        name = letters[0].event_id, letters[0].handler
+        self.model.dead.remove(name)
+        if is_redriven:
+            assert self.store.redrive([letters[0].id]) == 1
+            if letters[0].ordering_key is not None:
+                self.model.order[letters[0].handler, letters[0].ordering_key].append(letters[0].event_id)
+        else:
+            assert self.store.discard([letters[0].id]) == 1
+            self.model.accepted.remove(name)
+
+    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        for owner in self.held:
+            self.keeper.beat(owner, LEASE_SECONDS + seconds)
+        self.clock.advance(seconds)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        stats = self.store.stats()
+        ended = len(self.model.completed) + len(self.model.dead)
+        assert stats.queued + stats.running + stats.retrying == len(self.model.accepted) - ended
+        assert stats.dead == len(self.model.dead)
+
+    def teardown(self) -> None:
+        """Whatever happened: a worker that works completes all that is left."""
+        for owner in list(self.held):
+            self.store.leave(owner)
+        owner = uuid4().hex
+        self.clock.advance(LEASE_SECONDS + 1)
+        self.keeper.reap(HANDLERS)
+        self.store.join(owner, 1e6)
+        self.clock.advance(100)
+        while True:
+            alone = self.store.claim_alone(owner, HANDLERS).deliveries
+            rest = self.store.exchange(owner, [], [], [Want(each, 50) for each in HANDLERS]).deliveries
+            if not alone and not rest:
+                break
+            for delivery in (*alone, *rest):
+                self.model.end(delivery)
+                self.model.completed.add((delivery.event_id, delivery.handler))
+            self.store.exchange(owner, [(owner, each) for each in (*alone, *rest)], [], [])
+        assert self.model.completed | self.model.dead == self.model.accepted
+        self.store.leave(owner)
+        self.keeper.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+def open_store(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that gives an empty store on a clock."""
+    if request.param == "memory":
+        yield lambda clock: InMemoryEventStore().sync_store(clock)
+    elif request.param == "redis":
+        with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
+
+            def empty_redis(clock: FakeClock) -> EventStore:
+                client.flushdb()
+                return RedisStreamEventStore(client).sync_store(clock)
+
+            yield empty_redis
+    else:
+        with TemporaryDirectory() as folder:
+            is_postgres = request.param == "postgres"
+            url = (
+                request.getfixturevalue("postgres_database").url("psycopg")
+                if is_postgres
+                else f"sqlite:///{Path(folder) / 'events.db'}"
+            )
+            engine = create_engine(url)
+            source = SqlAlchemyEventStore(engine)
+            source.create_schema()
+
+            def empty_sql(clock: FakeClock) -> EventStore:
+                with engine.begin() as connection:
+                    for table in ("deliveries", "subscriptions", "workers", "accepted"):
+                        connection.execute(text(f"DELETE FROM araponga_{table}"))
+                again: EventStoreSource = SqlAlchemyEventStore(engine)
+                return again.sync_store(clock)
+
+            yield empty_sql
+            engine.dispose()
+
+
+def test_nothing_is_lost_invented_or_done_by_two(open_store: Any, request: pytest.FixtureRequest) -> None:
+    is_memory = "memory" in request.node.name
+    examples = settings.default.max_examples if is_memory and settings.default else 10
+    run_state_machine_as_test(
+        lambda: Machine(open_store), settings=settings(max_examples=examples, stateful_step_count=30, deadline=None)
+    )
