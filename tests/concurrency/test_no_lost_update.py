@@ -169,9 +169,10 @@ class NoLostUpdate(RuleBasedStateMachine):
     @rule(number=writers, row=rows, dice=st.integers(0, 3))
     def remove(self, number: int, row: int, dice: int) -> None:
         writer = self.writers[number]
-        if dice == 0 and row in writer.posts and row not in writer.deleted:
-            if self.attempt(writer, lambda: writer.session.delete(writer.posts[row])):
-                writer.deleted.add(row)
+        if dice or row not in writer.posts or row in writer.deleted:
+            return
+        if self.attempt(writer, lambda: writer.session.delete(writer.posts[row])):
+            writer.deleted.add(row)
 
     @rule(number=writers, row=rows, is_partial=st.booleans(), changes=st.lists(st.sampled_from(CHANGES), max_size=3))
     def be_overtaken(self, number: int, row: int, is_partial: bool, changes: list[str]) -> None:
