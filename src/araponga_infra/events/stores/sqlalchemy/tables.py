@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     Column,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     Uuid,
+    event,
     text,
 )
 
@@ -28,6 +30,10 @@ _RUNNING = text("state = 'running'")
 _DEAD = text("state = 'dead'")
 _KEYED = text("ordering_key IS NOT NULL AND state <> 'dead'")
 _SUSPECT = text("suspect AND state IN ('available', 'retryable')")
+_AS_A_QUEUE = DDL(
+    "ALTER TABLE %(fullname)s SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, "
+    "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)"
+).execute_if(dialect="postgresql")
 _Number = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -66,13 +72,8 @@ class EventTables:
             Column("error", Text),
             Column("died_at", BigInteger),
             sqlite_autoincrement=True,
-            postgresql_with={
-                "fillfactor": 70,
-                "autovacuum_vacuum_scale_factor": 0.02,
-                "autovacuum_vacuum_threshold": 1000,
-                "autovacuum_vacuum_cost_delay": 0,
-            },
         )
+        event.listen(self.deliveries, "after_create", _AS_A_QUEUE)
         columns = self.deliveries.c
         _index("araponga_deliveries_due", (columns.handler, columns.due_at, columns.id), _PENDING)
         _index("araponga_deliveries_running", (columns.owner,), _RUNNING)
