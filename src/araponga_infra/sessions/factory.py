@@ -47,7 +47,8 @@ class ReadOnlySessionFactory:
         return self._engine
 
     def __call__(self) -> ReadOnlySession:
-        return ReadOnlySession(self._engine, **self._session_options)
+        options = self._session_options
+        return ReadOnlySession(self._engine, **options) if options else ReadOnlySession(self._engine)
 
     def close(self) -> None:
         """Close the engine's connections if it was made here; the host's engine is left open."""

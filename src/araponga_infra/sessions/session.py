@@ -56,7 +56,10 @@ class ReadOnlySession(Session):
     ) -> None:
         if bind is not None and not isinstance(bind, ReadOnlyEngine):
             bind = _read_only(bind)
-        super().__init__(bind, autoflush=False, expire_on_commit=expire_on_commit, **options)
+        if options:
+            super().__init__(bind, autoflush=False, expire_on_commit=expire_on_commit, **options)
+        else:
+            super().__init__(bind, autoflush=False, expire_on_commit=expire_on_commit)
         self._raised_at_start = id(sys.exc_info()[1])
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
@@ -118,7 +121,10 @@ class ReadOnlySession(Session):
         _complain(changed)
 
     def __exit__(self, type_: object, value: object, traceback: object) -> None:
-        self._close(is_failing=value is not None)
+        if value is None and not self._is_clean():
+            self._close(is_failing=False)
+        else:
+            super().close()
 
     def _close(self, *, is_failing: bool) -> None:
         if is_failing or self._is_clean():
