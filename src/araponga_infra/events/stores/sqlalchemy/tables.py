@@ -30,7 +30,7 @@ _RUNNING = text("state = 'running'")
 _DEAD = text("state = 'dead'")
 _KEYED = text("ordering_key IS NOT NULL AND state <> 'dead'")
 _SUSPECT = text("suspect AND state IN ('available', 'retryable')")
-_AS_A_QUEUE = DDL(
+_AS_A_QUEUE = DDL(  # type: ignore[no-untyped-call]
     "ALTER TABLE %(fullname)s SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)"
 ).execute_if(dialect="postgresql")
