@@ -70,7 +70,7 @@ def _statement(sql: str) -> Attempt:
     return attempt
 
 
-def _driver_sql(sql: str) -> Attempt:
+def driver_sql(sql: str) -> Attempt:
     def attempt(session: Session) -> None:
         session.connection().exec_driver_sql(sql)
 
@@ -189,15 +189,15 @@ STATEMENTS: dict[str, Attempt] = {
     "text DELETE": _statement("DELETE FROM comment"),
     "text in a comment's shadow": _statement("/* SELECT */ -- SELECT\n DELETE FROM comment"),
     "text after a string that looks open": _statement("SELECT 'it''s' ; DELETE FROM comment"),
-    "driver SQL": _driver_sql("UPDATE post SET title = 'changed'"),
+    "driver SQL": driver_sql("UPDATE post SET title = 'changed'"),
     "get_bind().begin()": _engine_begin,
     "get_bind().execution_options()": _engine_with_options,
     "CREATE TABLE AS": _statement("CREATE TABLE copy AS SELECT * FROM post"),
     "TEMP table": _statement("CREATE TEMP TABLE scratch (a int)"),
     "DROP": _statement("DROP TABLE comment"),
     "ALTER": _statement("ALTER TABLE post ADD COLUMN extra int"),
-    "several statements": _driver_sql("SELECT 1; DELETE FROM comment"),
-    "a second statement behind white space": _driver_sql("SELECT 1;\n\t\v;DELETE FROM comment"),
+    "several statements": driver_sql("SELECT 1; DELETE FROM comment"),
+    "a second statement behind white space": driver_sql("SELECT 1;\n\t\v;DELETE FROM comment"),
     "AUTOCOMMIT": _autocommit,
 }
 
@@ -211,7 +211,7 @@ RAW: dict[str, Attempt] = {
 }
 
 SQLITE_ONLY: dict[str, Attempt] = {
-    name: _driver_sql(name)
+    name: driver_sql(name)
     for name in (
         "PRAGMA user_version = 7",
         "PRAGMA user_version(7)",
@@ -330,7 +330,7 @@ POSTGRESQL_TEXTS = (
     "ALTER SYSTEM SET work_mem = '1MB'",
 )
 POSTGRESQL_ONLY: dict[str, Attempt] = {
-    **{sql: _driver_sql(sql) for sql in POSTGRESQL_TEXTS},
+    **{sql: driver_sql(sql) for sql in POSTGRESQL_TEXTS},
     "Sequence.next_value()": lambda s: s.scalar(select(Sequence("counter").next_value())),
     "Sequence on the connection": lambda s: s.connection().scalar(Sequence("counter")),
     "with_for_update()": lambda s: s.scalars(select(Post).with_for_update()).all(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import String, create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -24,7 +24,7 @@ class Base(DeclarativeBase): ...
 class Post(Base):
     __tablename__ = "post"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    title: Mapped[str]
+    title: Mapped[str] = mapped_column(String(100))
     comments: Mapped[list[Comment]] = relationship(back_populates="post", cascade="all, delete-orphan")
 
 
@@ -32,7 +32,7 @@ class Comment(Base):
     __tablename__ = "comment"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     post_id: Mapped[int] = mapped_column(ForeignKey("post.id"))
-    body: Mapped[str]
+    body: Mapped[str] = mapped_column(String(100))
     post: Mapped[Post] = relationship(back_populates="comments")
 
 
