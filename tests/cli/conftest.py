@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -112,7 +112,7 @@ def make_empty_infrastructure():
 
 
 def make_processor():
-    store = SqlAlchemyEventStore(create_engine(InfraSettings.from_env().database_url))
+    store = SqlAlchemyEventStore(create_engine(InfraSettings.from_env().database_url, poolclass=NullPool))
     store.create_schema()
     return BackgroundEventProcessor(store, routers=[router])
 

@@ -155,7 +155,7 @@ def stats(spec: str | None, app_dir: Path, as_json: bool) -> None:
 
 @command_line.group("dead-letters")
 def dead_letters() -> None:
-    """Look at deliveries that ended without success, try them again, or throw them away."""
+    """Look at what ended without success; redrive or discard it."""
 
 
 @dead_letters.command("list")
@@ -251,7 +251,10 @@ def discard(
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Seconds.")
 @_reporting_errors
 def health(is_ready: bool, timeout: float) -> None:
-    """Ask the database, its replicas and Redis how they are; an exec probe. Exit status 0 for yes, 1 for no."""
+    """Ask the parts how they are: an exec probe.
+
+    Exit status 0 for yes, 1 for no. A part that runs on its fallback is degraded, and degraded is ready.
+    """
     with Infrastructure(InfraSettings.from_env(), consume=False) as infra:
         found = infra.health(timeout=timeout)
     is_good, asked = (found.ready, "ready") if is_ready else (found.live, "live")
