@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from araponga_infra import InfraSettings, WriteToken
 from tests.integrations.domain import make_tables, sqlite_url, titles
-from tests.integrations.services import serve
+from tests.integrations.services import fastapi_app, options_for, serve
+from tests.integrations.serving import served_asgi
 from tests.servers.fixtures import ReplicatedDatabase, StartTcpProxy
 from tests.servers.postgres import PostgresDatabase
 from tests.servers.postgres_cluster import PostgresCluster
@@ -246,3 +248,19 @@ def test_a_token_that_cannot_be_had_costs_no_response(
     assert "set-cookie" not in response.headers
     assert "no write token" in caplog.text
     assert titles(replicated_database.primary.url("psycopg")) == ["Feira"]
+
+
+def test_a_write_below_a_middleware_that_runs_the_application_in_a_task_of_its_own(
+    replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster
+) -> None:
+    make_tables(replicated_database.primary.url("psycopg"))
+    postgres_pair.wait_for_catch_up()
+    urls = replicated_database.primary.url("psycopg"), (replicated_database.standby.url("psycopg"),)
+    app = fastapi_app(**options_for(InfraSettings(*urls)))
+
+    @app.middleware("http")
+    async def pass_on(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    with served_asgi(app) as client:
+        assert HEADER in client.post("/posts", json={"title": "Feira"}).headers

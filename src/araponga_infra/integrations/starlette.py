@@ -29,7 +29,6 @@ from araponga_infra.integrations.problems import MAPPED_ERRORS, PROBLEM_MEDIA_TY
 from araponga_infra.integrations.write_tokens import (
     DEFAULT_COOKIE,
     DEFAULT_HEADER,
-    RequestWrites,
     TokenCarrier,
     note_commits,
     track_writes,
@@ -230,12 +229,17 @@ async def write_session(connection: HTTPConnection) -> AsyncGenerator[AsyncSessi
 class _RequestState:
     """What one request or websocket carries along."""
 
-    __slots__ = ("araponga", "last_write", "writes")
+    __slots__ = ("_scope", "araponga", "writes")
 
-    def __init__(self, araponga: Araponga, last_write: str | None, writes: RequestWrites) -> None:
+    def __init__(self, araponga: Araponga, scope: Scope) -> None:
         self.araponga = araponga
-        self.last_write = last_write
-        self.writes = writes
+        self.writes = track_writes()
+        self._scope = scope
+
+    @property
+    def last_write(self) -> str | None:
+        connection, carrier = HTTPConnection(self._scope), self.araponga.carrier
+        return connection.headers.get(carrier.header) or connection.cookies.get(carrier.cookie)
 
 
 def _state_of(connection: HTTPConnection) -> _RequestState:
@@ -256,19 +260,14 @@ class _Middleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        state = _RequestState(self._araponga, self._received(HTTPConnection(scope)), track_writes())
-        scope[_SCOPE_KEY] = state
+        scope[_SCOPE_KEY] = state = _RequestState(self._araponga, scope)
 
         async def send_with_token(message: Message) -> None:
             if message["type"] == "http.response.start" and state.writes.take():
                 await self._add_token(message, is_secure=scope.get("scheme") == "https")
             await send(message)
 
-        await self._app(scope, receive, send_with_token)
-
-    def _received(self, connection: HTTPConnection) -> str | None:
-        carrier = self._araponga.carrier
-        return connection.headers.get(carrier.header) or connection.cookies.get(carrier.cookie)
+        await self._app(scope, receive, send_with_token if self._araponga.has_replicas else send)
 
     async def _add_token(self, message: Message, *, is_secure: bool) -> None:
         token = await self._araponga.write_token()
