@@ -79,8 +79,10 @@ def mariadb() -> Iterator[str]:
     if user is not None:
         user.give(reserved.folder)
     server = _find("mariadbd")
+    shared = Path(server).parents[1] / "share" / "mysql"
     common = [server, "--no-defaults", f"--datadir={data}", f"--tmpdir={reserved.folder}"]
-    tables = "CREATE DATABASE mysql; USE mysql;\n" + _system_tables(Path(server))
+    common += [f"--lc-messages-dir={shared}", f"--character-sets-dir={shared / 'charsets'}"]
+    tables = "CREATE DATABASE mysql;\nUSE mysql;\n" + _system_tables(shared)
     arguments = user.popen_arguments() if user is not None else {}
     subprocess.run(
         [*common, "--bootstrap", "--skip-grant-tables"],
@@ -96,7 +98,6 @@ def mariadb() -> Iterator[str]:
         yield f"root@127.0.0.1:{port}"
 
 
-def _system_tables(server: Path) -> str:
-    folder = server.parents[1] / "share" / "mysql"
+def _system_tables(folder: Path) -> str:
     names = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
     return "\n".join((folder / name).read_text() for name in names if (folder / name).exists())

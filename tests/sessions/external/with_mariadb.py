@@ -80,7 +80,7 @@ def server() -> Iterator[str]:
 @pytest.fixture(params=RIGS)
 async def rig(request: pytest.FixtureRequest, server: str) -> AsyncIterator[Rig]:
     kind, driver, by_engine = RIGS[request.param]
-    admin = create_engine(f"mysql+pymysql://{server}/")
+    admin = create_engine(f"mysql+pymysql://{server}/mysql")
     with admin.begin() as connection:
         connection.execute(text("DROP DATABASE IF EXISTS content"))
         connection.execute(text("CREATE DATABASE content"))
