@@ -353,9 +353,12 @@ class _Running:
                 await self._note_failure(error)
                 continue
             self._note_recovery()
-            if not self._dispatch.is_flushed or (step.wants and self._dispatch.wants() and not self._feed.is_dry):
+            wants_more = bool(self._dispatch.wants())
+            if wants_more and step.wants and not self._feed.is_dry:
                 await asyncio.sleep(0)
                 continue
+            if not wants_more:
+                self.signal.relax()
             await self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
     async def _round(self) -> Step:

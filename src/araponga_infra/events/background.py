@@ -328,8 +328,11 @@ class _Running:
                 self._note_failure(error)
                 continue
             self._note_recovery()
-            if not self._dispatch.is_flushed or (step.wants and self._dispatch.wants() and not self._feed.is_dry):
+            wants_more = bool(self._dispatch.wants())
+            if wants_more and step.wants and not self._feed.is_dry:
                 continue
+            if not wants_more:
+                self.signal.relax()
             self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
     def _round(self) -> Step:

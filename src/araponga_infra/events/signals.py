@@ -24,6 +24,10 @@ class Signal:
             self._is_urgent = self._is_urgent or is_urgent
             self._changed.notify()
 
+    def relax(self) -> None:
+        """What was urgent has been done meanwhile; what is left can linger."""
+        self._is_urgent = False
+
     def wait(self, timeout_seconds: float, linger_seconds: float) -> None:
         """Return when set, after a moment more when that was not urgent, or when the time is up."""
         with self._changed:
@@ -56,6 +60,10 @@ class AsyncSignal:
             self._loop.call_soon_threadsafe(self._release)
         except RuntimeError:
             return
+
+    def relax(self) -> None:
+        """What was urgent has been done meanwhile; what is left can linger."""
+        self._is_urgent = False
 
     def _release(self) -> None:
         if self._waiter is not None and not self._waiter.done():
