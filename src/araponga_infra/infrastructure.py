@@ -51,7 +51,7 @@ from araponga_infra.urls import async_engine_from_url, engine_from_url
 __all__ = ["AsyncInfrastructure", "Infrastructure"]
 
 _LEFT_BY_FORK: list[object] = []
-"""What a forked child inherited open. It is kept, never closed: closing would end the parent's connections."""
+"""What a forked child inherited open. It is kept and never collected: to close it would end the parent's connections."""
 
 
 class _Configured:
@@ -204,11 +204,6 @@ class _Opened:
     def close(self) -> None:
         self._closing.close()
 
-    def leave_to_parent(self) -> None:
-        """Forget in a forked child what the parent has open, without closing a socket that both share."""
-        _LEFT_BY_FORK.append(self)
-        if "engine" in vars(self):
-            self.engine.dispose(close=False)
 
 
 class Infrastructure(_Configured):
@@ -350,7 +345,7 @@ class Infrastructure(_Configured):
         if opened is None:
             raise ClosedError("this Infrastructure is closed: make a new one, or close it later")
         if opened.pid != os.getpid():
-            opened.leave_to_parent()
+            _LEFT_BY_FORK.append(opened)
             self._opened = opened = _Opened(self, self._database_url)
         return opened
 

@@ -113,7 +113,7 @@ def test_a_rollback_publishes_nothing(infra: Infrastructure) -> None:
 
 
 def test_a_consuming_process_handles_in_the_background(database_url: str) -> None:
-    handled = threading.Event()
+    handled, threads = threading.Event(), threading.active_count()
     router = note_router()
 
     @router.subscribe(Published)
@@ -124,6 +124,7 @@ def test_a_consuming_process_handles_in_the_background(database_url: str) -> Non
         Base.metadata.create_all(infra.engine)
         publish(infra, "Feira")
         assert handled.wait(30)
+    wait_until(lambda: threading.active_count() == threads, 10, "the processor's threads to end")
 
 
 def test_embedded_is_said_once_and_gone_at_close(caplog: pytest.LogCaptureFixture) -> None:
@@ -248,9 +249,12 @@ def in_a_fork(work: Callable[[], None]) -> int:
 def test_a_forked_worker_has_its_own_connections_and_leaves_the_parents_alone(infra: Infrastructure) -> None:
     publish(infra, "parent")
     infra.cache.set("parent", 1)
+    engine, events = infra.engine, infra.events
 
     def work() -> None:
         publish(infra, "child")
+        assert infra.engine is not engine
+        assert infra.events is not events
         wait_until(lambda: infra.cache.get("parent") == 1, 30, "Redis to answer within its budget")
         with infra.read() as session:
             assert session.scalar(select(func.count(Post.id))) == 2
@@ -273,6 +277,7 @@ def test_a_forked_worker_shares_the_embedded_file_and_leaves_it() -> None:
             infra.close()
 
         assert in_a_fork(work) == 0
+        assert Path(str(infra.engine.url.database)).exists()
         with infra.read() as session:
             assert session.scalars(select(Post.title)).all() == ["child"]
 
