@@ -36,8 +36,10 @@ __all__ = ["Engine", "Request"]
 _logger = logging.getLogger("araponga_infra.caching")
 _RECHECK_SECONDS = 0.5
 """How long a waiter trusts that it will be woken before it looks whether its leader still lives."""
-_FIRST_POLL_SECONDS = 0.004
+_FIRST_POLL_SECONDS = 0.003
 _LONGEST_POLL_SECONDS = 0.05
+_POLL_SHARE_OF_WAIT = 0.1
+"""Who waits for another process's load looks again after a tenth of the time it has waited: that late at most."""
 
 Layer = Literal["memory", "redis"]
 
@@ -353,7 +355,7 @@ class Engine:
         self, remote: Remote, flight: Flight, request: Request, *, gives_way: bool
     ) -> Lease | Entry | None:
         """The lease, or the entry that its holder stored; None when Redis has gone and the load goes without."""
-        token, pause = remote.new_token(), _FIRST_POLL_SECONDS
+        token, started = remote.new_token(), time.monotonic()
         try:
             while True:
                 grant = await remote.acquire(request.key, token)
@@ -369,8 +371,8 @@ class Engine:
                     return flight.fallback
                 woken = Signal()
                 flight.nudge = woken.land
-                await self.port.wait(woken, pause)
-                pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+                pause = (time.monotonic() - started) * _POLL_SHARE_OF_WAIT
+                await self.port.wait(woken, min(max(pause, _FIRST_POLL_SECONDS), _LONGEST_POLL_SECONDS))
         except RemoteAwayError:
             self._tell(CacheFallback() if self.report else None)
             return None

@@ -59,6 +59,8 @@ class Signal:
         callback()
 
     def forget(self, callback: Callable[[], None]) -> None:
+        if self.has_landed:
+            return
         with self._lock:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)

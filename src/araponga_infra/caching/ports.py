@@ -94,10 +94,12 @@ class AsyncPort:
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(_settle, landed)
 
+        timer = loop.call_later(seconds, _settle, landed)
         signal.on_landing(wake)
         try:
-            await asyncio.wait((landed,), timeout=max(0.0, seconds))
+            await landed
         finally:
+            timer.cancel()
             signal.forget(wake)
 
     async def call(self, factory: Callable[[], Any]) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 import redis
 
 from araponga_infra.caching.backends.redis.availability import Availability
-from araponga_infra.caching.backends.redis.link import COMMAND_NAME, Reply, SyncLink
+from araponga_infra.caching.backends.redis.client import Control
+from araponga_infra.caching.backends.redis.link import Reply
 from araponga_infra.caching.backends.redis.operations import Operations, new_token, run_id_in
 from araponga_infra.caching.backends.redis.scripts import Command, script
 from araponga_infra.caching.backends.redis.subscription import Audience, Subscription
@@ -38,7 +39,7 @@ class Attendant:
     """One background thread, started when there is something to do.
 
     Args:
-        make_pool: opens the pool for the connections of the thread.
+        open_control: opens the connections of the thread.
         names: the namespace.
         instance: this instance's name.
         availability: what it brings back.
@@ -50,7 +51,7 @@ class Attendant:
 
     def __init__(
         self,
-        make_pool: Callable[[], Any],
+        open_control: Callable[[], Control],
         names: Names,
         instance: str,
         availability: Availability,
@@ -60,7 +61,7 @@ class Attendant:
         listens: bool,
         flush_on_recovery: bool,
     ) -> None:
-        self._make_pool = make_pool
+        self._open_control = open_control
         self._names = names
         self._instance = instance
         self._availability = availability
@@ -78,7 +79,6 @@ class Attendant:
         self._leases: dict[str, str] = {}
         self._is_closed = False
         self._was_met = False
-        self._pool: Any = None
 
     def wake(self) -> None:
         """Start the thread, or make it look around at once."""
@@ -109,8 +109,7 @@ class Attendant:
         self._leases.pop(token, None)
 
     def _run(self) -> None:
-        self._pool = self._make_pool()
-        self._link = SyncLink(self._pool, is_ours=True)
+        self._link = self._open_control()
         self._operations = Operations(self._link.exchange, self._names, self._instance)
         self._renew_at = 0.0
         idle_since = time.monotonic()
@@ -211,7 +210,7 @@ class Attendant:
     def _listen(self) -> None:
         subscription = Subscription(self._names, self._instance, self._audience)
         try:
-            connection = self._pool.get_connection(*COMMAND_NAME)
+            connection = self._link.subscriber()
         except _TROUBLE as error:
             self._availability.fail(type(error).__name__)
             return
@@ -227,7 +226,6 @@ class Attendant:
         finally:
             self._audience.isolate()
             connection.disconnect()
-            self._pool.release(connection)
         if self._availability.is_trusted and not self._is_closed:
             self._renew()
             self._rest(_RETRY_SUBSCRIPTION_SECONDS if not subscription.was_confirmed else 0.0)

@@ -7,9 +7,9 @@ RESP2 is spoken, since push messages are not wanted on the connections that carr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import redis
 import redis.asyncio
@@ -18,15 +18,20 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from araponga_infra.caching.backends.redis.cluster import ClusterControl
+from araponga_infra.caching.backends.redis.link import SyncLink
+from araponga_infra.caching.backends.redis.scripts import Command
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["AnyAsyncRedis", "AnyRedis", "Endpoint", "endpoint_of"]
+__all__ = ["AnyAsyncRedis", "AnyRedis", "Control", "Endpoint", "endpoint_of"]
 
-AnyRedis: TypeAlias = "redis.Redis"
-AnyAsyncRedis: TypeAlias = "redis.asyncio.Redis"
+AnyRedis: TypeAlias = "redis.Redis | redis.RedisCluster"
+AnyAsyncRedis: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 SyncHook: TypeAlias = Callable[[Any], None]
 AsyncHook: TypeAlias = Callable[[Any], Awaitable[None]]
 
+_Sentinel: Any = redis.Sentinel
+_AsyncSentinel: Any = redis.asyncio.Sentinel
 _BlockingPool: Any = redis.BlockingConnectionPool
 _CONTROL_SECONDS = 1.0
 """How long the background connection waits: longer than a call may, so that a slow Redis is found to be alive."""
@@ -43,50 +48,64 @@ class Endpoint:
     """Where Redis is and how long a call may take.
 
     Args:
-        options: what redis-py's connections take, without timeouts.
+        options: what redis-py's connections take; what a URL says of timeouts wins over ours.
         budget_seconds: the most one call may take.
         max_connections: the most connections per process, and per event loop in async code.
-        sync_pool, async_pool: the host's own, used as they are.
+        host_pool: the pool of a client that the host handed in, used as it is.
+        sentinels: where Sentinel is asked, and for which service.
+        cluster: a cluster client that the host handed in.
+        nodes: where that cluster was first asked.
     """
 
     options: dict[str, Any]
     budget_seconds: float
     max_connections: int
-    sync_pool: Any = None
-    async_pool: Any = None
+    host_pool: Any = None
+    sentinels: tuple[tuple[tuple[str, int], ...], str] | None = None
+    cluster: Any = None
+    nodes: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"Endpoint({self.options.get('host') or self.options.get('path')})"
 
     def pool_for_calls(self, hook: SyncHook) -> Any:
         """What carries the calls of a process. Its waits add up to no more than the budget."""
-        return _BlockingPool(
-            **self.options, **_QUIET, protocol=2, retry=Retry(NoBackoff(), 0), redis_connect_func=hook,
-            max_connections=self.max_connections, timeout=self.budget_seconds * 0.2,
-            socket_connect_timeout=self.budget_seconds * 0.2, socket_timeout=self.budget_seconds * 0.6,
-        )  # fmt: skip
+        budget = self.budget_seconds
+        return _BlockingPool(**{
+            **_QUIET, "protocol": 2, "retry": Retry(NoBackoff(), 0), "redis_connect_func": hook,
+            "max_connections": self.max_connections, "timeout": budget * 0.2,
+            "socket_connect_timeout": budget * 0.2, "socket_timeout": budget * 0.6, **self.options,
+        })  # fmt: skip
 
     def pool_for_loop(self, hook: AsyncHook) -> Any:
         """The same for an event loop; there the caller's deadline bounds every wait."""
+        options: dict[str, Any] = {
+            **_QUIET, "protocol": 2, "retry": AsyncRetry(NoBackoff(), 0),
+            "socket_timeout": None, "socket_connect_timeout": self.budget_seconds, **self.options,
+        }  # fmt: skip
+        if self.sentinels is not None:
+            addresses, service = self.sentinels
+            manager = _AsyncSentinel(list(addresses), socket_timeout=self.budget_seconds)
+            return manager.master_for(service, **options).connection_pool
+        if "connection_class" in options:
+            options["connection_class"] = getattr(redis.asyncio, options["connection_class"].__name__)
         return redis.asyncio.BlockingConnectionPool(
-            **self._async_options(), **_QUIET, protocol=2, retry=AsyncRetry(NoBackoff(), 0), redis_connect_func=hook,
-            max_connections=self.max_connections, timeout=None, socket_timeout=None,
-            socket_connect_timeout=self.budget_seconds,
-        )  # fmt: skip
+            **options, redis_connect_func=hook, max_connections=self.max_connections, timeout=None
+        )
 
-    def pool_for_control(self) -> Any:
+    def control(self) -> Control:
         """What carries heartbeats, recovery and the subscription, from a thread of its own."""
-        return redis.ConnectionPool(
-            **self.options, **_QUIET, protocol=2, retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=_CONTROL_SECONDS, socket_timeout=_CONTROL_SECONDS,
-        )  # fmt: skip
-
-    def _async_options(self) -> dict[str, Any]:
-        options = dict(self.options)
-        kind = options.get("connection_class")
-        if kind is not None:
-            options["connection_class"] = getattr(redis.asyncio, kind.__name__)
-        return options
+        options: dict[str, Any] = {
+            **self.options, "socket_connect_timeout": _CONTROL_SECONDS, "socket_timeout": _CONTROL_SECONDS,
+            "protocol": 2, "retry": Retry(NoBackoff(), 0),
+        }  # fmt: skip
+        if self.cluster is not None:
+            return ClusterControl(self.nodes, options)
+        if self.sentinels is not None:
+            addresses, service = self.sentinels
+            manager = _Sentinel(list(addresses), socket_timeout=_CONTROL_SECONDS)
+            return PoolControl(manager.master_for(service, **options).connection_pool)
+        return PoolControl(redis.ConnectionPool(**_QUIET, **options))
 
 
 def _quiet_options() -> dict[str, Any]:
@@ -110,16 +129,17 @@ def endpoint_of(target: Any, *, budget_seconds: float, max_connections: int, is_
     """
     if isinstance(target, str):
         return Endpoint(_options_of_url(target), budget_seconds, max_connections)
-    wanted, other = (redis.asyncio.Redis, redis.Redis) if is_async else (redis.Redis, redis.asyncio.Redis)
-    if isinstance(target, wanted):
-        pool = target.connection_pool
+    ours, others = (redis.asyncio, redis) if is_async else (redis, redis.asyncio)
+    if isinstance(target, ours.Redis):
+        pool: Any = target.connection_pool
         return Endpoint(
-            _options_of_pool(pool), budget_seconds, max_connections,
-            sync_pool=None if is_async else pool, async_pool=pool if is_async else None,
-        )  # fmt: skip
-    if isinstance(target, other):
+            _options_of_pool(pool), budget_seconds, max_connections, host_pool=pool, sentinels=_sentinels_of(pool)
+        )
+    if isinstance(target, ours.RedisCluster):
+        return _endpoint_of_cluster(target, budget_seconds, max_connections)
+    if isinstance(target, (others.Redis, others.RedisCluster)):
         raise InvalidArgumentError(
-            f"redis is a client of {other.__module__}: "
+            f"redis is a client of {others.__name__}: "
             + ("an async cache takes redis.asyncio.Redis" if is_async else "a sync cache takes redis.Redis")
             + ", or a URL, which suits both"
         )
@@ -145,10 +165,53 @@ def _options_of_url(url: str) -> dict[str, Any]:
     return options
 
 
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in _PLAIN_OPTIONS if given.get(name) is not None}
+
+
 def _options_of_pool(pool: Any) -> dict[str, Any]:
-    given = pool.connection_kwargs
-    options = {name: given[name] for name in _PLAIN_OPTIONS if given.get(name) is not None}
+    options = _plain(pool.connection_kwargs)
     kind = getattr(redis, pool.connection_class.__name__, None)
     if kind is not None and kind is not redis.Connection:
         options["connection_class"] = kind
     return options
+
+
+def _sentinels_of(pool: Any) -> tuple[tuple[tuple[str, int], ...], str] | None:
+    manager = getattr(pool, "sentinel_manager", None)
+    if manager is None:
+        return None
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+    return tuple((each["host"], int(each["port"])) for each in asked), str(pool.service_name)
+
+
+def _endpoint_of_cluster(client: Any, budget_seconds: float, max_connections: int) -> Endpoint:
+    manager: Any = client.nodes_manager
+    nodes = tuple((node.host, int(node.port)) for node in manager.startup_nodes.values())
+    options = _plain(manager.connection_kwargs)
+    for name in ("host", "port", "db", "path"):
+        options.pop(name, None)
+    return Endpoint(options, budget_seconds, max_connections, cluster=client, nodes=nodes)
+
+
+class Control(Protocol):
+    """The connections of the background thread."""
+
+    async def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]: ...
+
+    def subscriber(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class PoolControl(SyncLink):
+    """Over a pool of the thread's own."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool, is_ours=True)
+
+    def subscriber(self) -> Any:
+        """A connection to subscribe on, apart from the pool."""
+        connection = self._pool.make_connection()
+        connection.connect()
+        return connection

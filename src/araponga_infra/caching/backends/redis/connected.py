@@ -11,6 +11,7 @@ from araponga_infra.caching.backends.memory import MemoryStore
 from araponga_infra.caching.backends.redis.attendant import Attendant, verify_server, verify_server_async
 from araponga_infra.caching.backends.redis.availability import Availability
 from araponga_infra.caching.backends.redis.client import Endpoint, endpoint_of
+from araponga_infra.caching.backends.redis.cluster import AsyncClusterLink, ClusterLink
 from araponga_infra.caching.backends.redis.link import AsyncLink, SyncLink
 from araponga_infra.caching.backends.redis.store import RedisStore
 from araponga_infra.caching.backends.redis.subscription import Audience
@@ -55,7 +56,7 @@ class ConnectedRedis:
         self._availability = Availability(surroundings.report, self._wake)
         audience = Audience(surroundings.memory, surroundings.flights, surroundings.monotonic, surroundings.report)
         self._attendant = Attendant(
-            endpoint.pool_for_control, names, instance, self._availability, audience,
+            endpoint.control, names, instance, self._availability, audience,
             budget_seconds=endpoint.budget_seconds, listens=listens, flush_on_recovery=flush,
         )  # fmt: skip
         self.link = self._link(is_async=is_async)
@@ -71,11 +72,16 @@ class ConnectedRedis:
         self._attendant.wake()
 
     def _link(self, *, is_async: bool) -> Any:
+        endpoint = self._endpoint
+        if endpoint.cluster is not None:
+            cluster = endpoint.cluster
+            return AsyncClusterLink(cluster, endpoint.budget_seconds) if is_async else ClusterLink(cluster)
         if is_async:
-            return AsyncLink(self._endpoint, verify_server_async(self._availability))
-        if self._endpoint.sync_pool is not None:
-            return SyncLink(self._endpoint.sync_pool, is_ours=False)
-        return SyncLink(self._endpoint.pool_for_calls(verify_server(self._availability)), is_ours=True)
+            hook = verify_server_async(self._availability)
+            return AsyncLink(lambda: endpoint.pool_for_loop(hook), endpoint.host_pool, endpoint.budget_seconds)
+        if endpoint.host_pool is not None:
+            return SyncLink(endpoint.host_pool, is_ours=False)
+        return SyncLink(endpoint.pool_for_calls(verify_server(self._availability)), is_ours=True)
 
     def renew(self) -> None:
         """In a forked child: the thread, the journal and the connections stayed with the parent."""

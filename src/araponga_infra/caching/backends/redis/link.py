@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeAlias
 
 import redis
 
-from araponga_infra.caching.backends.redis.client import Endpoint
 from araponga_infra.caching.backends.redis.scripts import Command
 
 __all__ = ["COMMAND_NAME", "AsyncLink", "Link", "LinkBusyError", "Reply", "SyncLink"]
@@ -185,11 +184,17 @@ class AsyncLink:
 
     A pool of our own is closed when its loop shuts down: `asyncio.run` closes the asynchronous generators that are
     still open, and each pool hangs on one.
+
+    Args:
+        make_pool: opens a pool for a loop.
+        host_pool: the pool of the host's client, for the loop that uses it first.
+        budget_seconds: the most one exchange may take.
     """
 
-    def __init__(self, endpoint: Endpoint, hook: Callable[[Any], Any]) -> None:
-        self._endpoint = endpoint
-        self._hook = hook
+    def __init__(self, make_pool: Callable[[], Any], host_pool: Any, budget_seconds: float) -> None:
+        self._open_pool = make_pool
+        self._host_pool = host_pool
+        self._budget_seconds = budget_seconds
         self._host_loop: Any = None
         self.forget()
 
@@ -204,7 +209,7 @@ class AsyncLink:
         data = [pack(commands) if packed is None else packed]
         known = self._pools.get(asyncio.get_running_loop())
         pool = known[0] if known is not None else await self._open()
-        async with asyncio.timeout(self._endpoint.budget_seconds):
+        async with asyncio.timeout(self._budget_seconds):
             connection = await pool.take()
             try:
                 try:
@@ -230,10 +235,10 @@ class AsyncLink:
         return pool
 
     def _make_pool(self, loop: Any) -> _LoopPool:
-        if self._endpoint.async_pool is not None and self._host_loop in (None, loop):
+        if self._host_pool is not None and self._host_loop in (None, loop):
             self._host_loop = loop
-            return _LoopPool(self._endpoint.async_pool, is_ours=False)
-        return _LoopPool(self._endpoint.pool_for_loop(self._hook), is_ours=True)
+            return _LoopPool(self._host_pool, is_ours=False)
+        return _LoopPool(self._open_pool(), is_ours=True)
 
     async def aclose(self) -> None:
         """Close what belongs to this loop; the others close with theirs."""
