@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -11,7 +12,8 @@ import httpx
 import pytest
 
 from araponga_infra import InfraSettings, WriteToken
-from tests.integrations.domain import make_tables, sqlite_url, titles
+from araponga_infra.integrations.fastapi import Infra
+from tests.integrations.domain import Post, make_tables, sqlite_url, titles
 from tests.integrations.services import fastapi_app, options_for, serve
 from tests.integrations.serving import served_asgi
 from tests.servers.fixtures import ReplicatedDatabase, StartTcpProxy
@@ -264,3 +266,27 @@ def test_a_write_below_a_middleware_that_runs_the_application_in_a_task_of_its_o
 
     with served_asgi(app) as client:
         assert HEADER in client.post("/posts", json={"title": "Feira"}).headers
+
+
+def test_a_primary_that_hangs_after_the_commit_holds_up_no_response(
+    replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster, tcp_proxy: StartTcpProxy
+) -> None:
+    make_tables(replicated_database.primary.url("psycopg"))
+    postgres_pair.wait_for_catch_up()
+    proxy = tcp_proxy(postgres_pair.primary.port)
+    urls = replicated_database.primary.url("psycopg", port=proxy.port), (replicated_database.standby.url("psycopg"),)
+    app = fastapi_app(**options_for(InfraSettings(*urls)))
+
+    @app.post("/last")
+    async def write_and_lose_the_primary(infra: Infra) -> str:
+        async with infra.write() as session:
+            session.add(Post(title="Feira"))
+        await asyncio.to_thread(proxy.black_hole)
+        return "committed"
+
+    with served_asgi(app) as client:
+        response = client.post("/last")
+        proxy.restore()
+    assert response.json() == "committed"
+    assert HEADER not in response.headers
+    assert titles(replicated_database.primary.url("psycopg")) == ["Feira"]

@@ -58,6 +58,7 @@ class Araponga:
     def __init__(self, configured: _Configured, carrier: TokenCarrier, health_timeout_seconds: float) -> None:
         self._configured = configured
         self._infra: AsyncInfrastructure | None = None
+        self._asking: set[asyncio.Future[WriteToken | None]] = set()
         self.carrier = carrier
         self._health_timeout_seconds = health_timeout_seconds
 
@@ -102,15 +103,28 @@ class Araponga:
 
     async def write_token(self) -> WriteToken | None:
         """The primary's position now. A response that could not get it goes out without: what it wrote is committed."""
+        asking = asyncio.ensure_future(self._ask_token())
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        await asyncio.wait([asking], timeout=_TOKEN_TIMEOUT_SECONDS)
+        if asking.done():
+            return asking.result()
+        asking.cancel()  # not awaited: a driver may take seconds to give up a connection whose other side is gone
+        _warn_no_token("no answer in time")
+        return None
+
+    async def _ask_token(self) -> WriteToken | None:
         try:
-            async with asyncio.timeout(_TOKEN_TIMEOUT_SECONDS):
-                return await self.infra.replicas.write_token()
+            return await self.infra.replicas.write_token()
         except Exception as error:
-            _logger.warning(
-                "no write token: %s; this client's next read may come from a replica that has not seen its write",
-                type(error).__name__,
-            )
+            _warn_no_token(type(error).__name__)
             return None
+
+
+def _warn_no_token(reason: str) -> None:
+    _logger.warning(
+        "no write token: %s; this client's next read may come from a replica that has not seen its write", reason
+    )
 
 
 @dataclass(frozen=True)
