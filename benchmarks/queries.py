@@ -24,8 +24,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from araponga_infra.queries import QueryInspector
 from tests.servers import PostgresServer
 
-ROUNDS = 7
-SECONDS = 0.5
+ROUNDS = 12
+SECONDS = 0.4
 STATEMENTS_PER_CAPTURE = 20
 WEB_STACK = 40
 """Calls between the server and the handler in a usual web application."""
