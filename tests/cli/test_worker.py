@@ -16,6 +16,8 @@ from araponga_infra import EventRouter, InfraSettings, Infrastructure, InvalidAr
 from araponga_infra.cli import run_worker
 from araponga_infra.cli.signals import NotInMainThreadError
 from tests.cli.conftest import Start, notes, wait_for_note
+from tests.servers.fixtures import StartTcpProxy
+from tests.servers.postgres import PostgresDatabase
 
 OVER = 20.0
 """Below the grace that a processor has by itself."""
@@ -160,3 +162,18 @@ def test_run_worker_outside_the_main_thread(service: Path) -> None:
     thread.start()
     thread.join()
     assert len(errors) == 1
+
+
+def test_a_probe_of_a_database_that_hangs_ends_all_the_same(
+    postgres_database: PostgresDatabase, tcp_proxy: StartTcpProxy, environment: dict[str, str]
+) -> None:
+    proxy = tcp_proxy(postgres_database.server.port)
+    proxy.black_hole()
+    environment["ARAPONGA_DATABASE_URL"] = postgres_database.url(port=proxy.port)
+    probe = subprocess.run(
+        [sys.executable, "-m", "araponga_infra.cli", "health", "--ready", "--timeout", "0.5"],
+        env=environment, capture_output=True, text=True, timeout=OVER, check=False,
+    )  # fmt: skip
+    assert probe.returncode == 1, probe.stderr
+    assert "not ready" in probe.stdout
+    assert "Traceback" not in probe.stderr
