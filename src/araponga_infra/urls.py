@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -13,6 +15,9 @@ __all__ = ["async_engine_from_url", "database_url", "engine_from_url", "masked"]
 _SYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg"}
 _ASYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": "aiosqlite"}
 _SECRET_OPTIONS = ("password", "sslpassword", "passfile")
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<start>postgres(?:ql)?(?:\+\w+)?://(?:[^/?]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<path>/[^?]*)?(?:\?(?P<query>.*))?"
+)
 _EXTRA_OF_DRIVER = {"psycopg": "postgres", "aiosqlite": "sqlite-async"}
 
 
@@ -24,7 +29,7 @@ def database_url(url: str | URL, *, is_async: bool = False, argument: str = "url
             password.
     """
     try:
-        parsed = make_url(url)
+        parsed = make_url(_with_hosts_in_query(url) if isinstance(url, str) else url)
     except (ArgumentError, ValueError, TypeError, AttributeError):
         raise InvalidArgumentError(
             f"{argument} is not a database URL: write it as postgresql://user:password@host:5432/name "
@@ -36,6 +41,16 @@ def database_url(url: str | URL, *, is_async: bool = False, argument: str = "url
         backend = "postgresql"
     driver = driver or drivers.get(backend, "")
     return parsed.set(drivername=f"{backend}+{driver}" if driver else backend)
+
+
+def _with_hosts_in_query(url: str) -> str:
+    """PostgreSQL's own form for several hosts, `//a:5432,b:5433/name`, in the form SQLAlchemy reads."""
+    found = _SEVERAL_HOSTS.fullmatch(url)
+    if found is None:
+        return url
+    hosts = "&".join(f"host={host}" for host in found["hosts"].split(","))
+    rest = f"&{found['query']}" if found["query"] else ""
+    return f"{found['start']}{found['path'] or '/'}?{hosts}{rest}"
 
 
 def engine_from_url(url: str | URL, *, argument: str = "url", **options: object) -> Engine:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,7 @@ from araponga_infra.sessions import (
     ReadOnlySession,
     ReadOnlyViolationError,
     ReplicaSet,
+    ReplicaStatus,
     TokenIgnored,
     WriteToken,
 )  # fmt: skip
@@ -233,6 +235,125 @@ async def test_run_moves_to_another_server_when_recovery_cancels_the_read(
 
     assert await replicas.run(conflict, "argument") == "argument"
     assert attempts == [True, False]
+
+
+def host_list(database: ReplicatedDatabase, driver: str, *, attributes: str) -> str:
+    """Both servers in one URL, the standby first."""
+    url, port = database.primary.url(driver), database.primary.server.port
+    several = f"127.0.0.1:{database.standby.server.port},127.0.0.1:{port}"
+    address = url.split("@")[1].split("/")[0]
+    return f"{url.replace(address, several)}?target_session_attrs={attributes}"
+
+
+async def test_a_url_of_several_hosts_is_several_replicas(
+    make: Make, kind: Any, replicated_database: ReplicatedDatabase
+) -> None:
+    driver = kind[1]
+    replicas = make(
+        primary=host_list(replicated_database, driver, attributes="read-write"),
+        replicas=[host_list(replicated_database, driver, attributes="prefer-standby")],
+        max_wait=5,
+    )
+    assert len(replicas.set.status()) == 2
+    await replicas.write(retitle("new"))
+    token = await replicas.token()
+    assert await replicas.read(lambda s: (title(s), is_standby(s)), after=token) == ("new", True)
+    assert await replicas.read(lambda s: (title(s), is_standby(s)), fresh=True) == ("new", False)
+    reasons = [status.reason for status in replicas.set.status() if not status.is_available]
+    assert all("promoted" in reason or "not asked" in reason for reason in reasons)
+
+
+async def test_recovery_that_cancels_a_read_moves_the_unit_to_another_server(
+    make: Make, replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster
+) -> None:
+    replicas = make(max_wait=5)
+    standby = postgres_pair.standby
+    standby.execute("ALTER SYSTEM SET max_standby_streaming_delay = '10ms'")
+    standby.execute("SELECT pg_reload_conf()")
+    where: list[bool] = []
+
+    def work(session: Session) -> str:
+        where.append(is_standby(session))
+        if where[-1]:
+            session.execute(text("DECLARE slow CURSOR FOR SELECT * FROM post"))
+            session.execute(text("FETCH 1 FROM slow"))
+            replicated_database.primary.execute("TRUNCATE post")
+            replicated_database.primary.execute("INSERT INTO post VALUES (1, 'after')")
+            session.execute(text("SELECT pg_sleep(20)"))
+        return title(session)
+
+    assert await replicas.run(work) == "after"
+    assert where == [True, False]
+
+
+async def test_a_promoted_replica_serves_no_reads(make: Make, postgres_pair: PostgresCluster) -> None:
+    replicas = make(check_interval=0.2, max_wait=5)
+    assert await replicas.read(is_standby)
+    postgres_pair.promote()
+    await until(lambda: "promoted" in replicas.set.status()[0].reason)
+    for _ in range(5):
+        assert not await replicas.read(is_standby)
+
+
+async def test_a_lagging_replica_is_out_until_it_has_caught_up(make: Make, postgres_pair: PostgresCluster) -> None:
+    replicas = make(check_interval=0.1, max_lag=0.3, max_wait=5)
+    assert await replicas.read(is_standby)
+    postgres_pair.standby.pause_replay()
+    await replicas.write(retitle("unseen"))
+    await until(lambda: replicas.set.status()[0].reason == "lagging")
+    assert not await replicas.read(is_standby)
+    postgres_pair.standby.resume_replay()
+    await until(lambda: replicas.set.status()[0].is_available)
+    assert await replicas.read(is_standby)
+
+
+async def test_an_idle_pair_does_not_lag(make: Make) -> None:
+    replicas = make(check_interval=0.05, max_lag=0.1, max_wait=5)
+    assert await replicas.read(is_standby)
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        assert await replicas.read(is_standby)
+
+
+async def test_connections_to_the_primary_are_let_go_when_the_replica_is_back(
+    make: Make, replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster
+) -> None:
+    replicas = make(check_interval=0.1, max_wait=5)
+    postgres_pair.standby.stop()
+    assert not await replicas.read(is_standby)
+    await until(lambda: connections(replicated_database) == 2)  # the read's, and that of the checks
+    postgres_pair.standby.start()
+    await until(lambda: replicas.set.status()[0].is_available)
+    assert await replicas.read(is_standby)
+    await until(lambda: connections(replicated_database) == 1)
+
+
+def connections(database: ReplicatedDatabase) -> int:
+    (row,) = database.primary.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return int(row[0])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in 30 seconds")
+
+
+async def test_the_hosts_own_choice_is_asked(make: Make, replicated_database: ReplicatedDatabase, kind: Any) -> None:
+    standby = replicated_database.standby.url(kind[1])
+    asked: list[list[str]] = []
+
+    def choose(candidates: Sequence[ReplicaStatus]) -> ReplicaStatus:
+        asked.append([candidate.replica for candidate in candidates])
+        return candidates[-1]
+
+    replicas = make(replicas=[standby, standby], choose=choose, max_wait=5)
+    assert await replicas.read(is_standby)
+    assert len(asked[0]) == 2
 
 
 async def test_run_leaves_other_errors_alone(make: Make) -> None:

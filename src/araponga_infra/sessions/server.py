@@ -173,6 +173,9 @@ class PostgreSQLServer:
 
 
 def _with_read_only_default(dialect: Dialect, options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("target_session_attrs") == "read-write":
+        # A session that is read-only by default does not count as one that writes, on whatever server.
+        options = {**options, "target_session_attrs": "primary"}
     if dialect.driver == "asyncpg":
         return {**options, "server_settings": {**options.get("server_settings", {}), _SETTING: "on"}}
     if dialect.driver in ("psycopg", "psycopg2"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TypeAlias
 
 from sqlalchemy import URL, Engine
@@ -16,7 +17,7 @@ from araponga_infra.sessions.fallback import FallbackEngine
 from araponga_infra.sessions.health import Limits
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.telemetry import Report
-from araponga_infra.urls import async_engine_from_url, engine_from_url
+from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
 
 __all__ = ["Servers", "Target", "servers_of"]
 
@@ -52,18 +53,46 @@ def servers_of(
         raise InvalidArgumentError("replicas is a single one: pass a sequence of URLs or engines, as in [replica]")
     writer = _writer(primary, is_async)
     reader = _primary_reader(primary, writer, is_async)
-    made = [_reader(target, f"replicas[{index}]", is_async) for index, target in enumerate(replicas)]
-    for index, engine in enumerate(made):
-        _check_kind(engine, writer, f"replicas[{index}]")
+    made: list[ReadOnlyEngine] = []
+    for index, target in enumerate(replicas):
+        argument = f"replicas[{index}]"
+        for one in _each_host(target, argument, is_async):
+            made.append(_reader(one, argument, is_async, limits))
+            _check_kind(made[-1], writer, argument)
     members = tuple(
         Replica(number, engine, limits=limits, clock=clock, report=report) for number, engine in enumerate(made, 1)
     )
-    owned: list[Engine] = [
-        engine for target, engine in zip(replicas, made, strict=True) if isinstance(target, (str, URL))
-    ]
+    owned: list[Engine] = [engine for engine in made if engine.is_own]
     if isinstance(primary, (str, URL)):
         owned += [writer, reader]
     return Servers(writer, reader, members, tuple(owned))
+
+
+_CHOOSE_A_HOST = ("host", "port", "target_session_attrs", "load_balance_hosts")
+
+
+def _each_host(target: Target, argument: str, is_async: bool) -> list[Target]:
+    """A URL with several hosts as one URL per host.
+
+    A pool whose connections are on different servers cannot say what "it" has replayed, and after an outage stays
+    where its connections happen to be.
+    """
+    if not isinstance(target, (str, URL)):
+        return [target]
+    url = database_url(target, is_async=is_async, argument=argument)
+    named = url.query.get("host", ())
+    hosts = [host for part in ((named,) if isinstance(named, str) else named) for host in part.split(",")]
+    if len(hosts) < 2 or url.get_backend_name() != "postgresql":
+        return [url]
+    ports = str(url.query.get("port", "")).split(",")
+    alone = url.difference_update_query(_CHOOSE_A_HOST)
+    return [_at_host(alone, host, ports[min(number, len(ports) - 1)]) for number, host in enumerate(hosts)]
+
+
+def _at_host(url: URL, host: str, port: str) -> URL:
+    name, _, own_port = host.rpartition(":") if ":" in host and not host.endswith("]") else (host, "", "")
+    number = own_port or port
+    return url.set(host=name, port=int(number) if number else None)
 
 
 def _writer(primary: Target, is_async: bool) -> Engine:
@@ -80,16 +109,33 @@ def _primary_reader(primary: Target, writer: Engine, is_async: bool) -> ReadOnly
     return FallbackEngine(_own(primary, "primary", is_async))
 
 
-def _reader(target: Target, argument: str, is_async: bool) -> ReadOnlyEngine:
-    if isinstance(target, (str, URL)):
-        return _own(target, argument, is_async)
-    return ReadOnlyEngine(_host_engine(target, argument, is_async), {})
+def _reader(target: Target, argument: str, is_async: bool, limits: Limits) -> ReadOnlyEngine:
+    if not isinstance(target, (str, URL)):
+        return ReadOnlyEngine(_host_engine(target, argument, is_async), {})
+    url = database_url(target, is_async=is_async, argument=argument)
+    return _own(url, argument, is_async, **_impatient(url, limits))
 
 
-def _own(url: str | URL, argument: str, is_async: bool) -> ReadOnlyEngine:
+_SHORTEST_CONNECT_SECONDS = 2
+_SHORTEST_POOL_SECONDS = 1.0
+
+
+def _impatient(url: URL, limits: Limits) -> dict[str, object]:
+    """A replica that does not take connections is worth little waiting: others can serve. What the URL says stays."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    name = "timeout" if url.get_driver_name() == "asyncpg" else "connect_timeout"
+    seconds = max(_SHORTEST_CONNECT_SECONDS, ceil(limits.check_timeout_seconds))
+    return {
+        "connect_args": {} if name in url.query else {name: seconds},
+        "pool_timeout": max(_SHORTEST_POOL_SECONDS, limits.max_wait_seconds),
+    }
+
+
+def _own(url: str | URL, argument: str, is_async: bool, **options: object) -> ReadOnlyEngine:
     if is_async:
-        return async_own_engine(url, argument=argument)
-    return own_engine(url, argument=argument)
+        return async_own_engine(url, argument=argument, **options)
+    return own_engine(url, argument=argument, **options)
 
 
 def _host_engine(target: object, argument: str, is_async: bool) -> Engine:

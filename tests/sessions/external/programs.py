@@ -1,4 +1,4 @@
-"""PgBouncer and MariaDB for their own sessions of the tests; taken from PATH or the usual folders of Debian's packages."""
+"""PgBouncer and MariaDB for sessions of their own: from PATH, or where Debian's packages put them."""
 
 from __future__ import annotations
 
