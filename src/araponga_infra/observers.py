@@ -20,7 +20,7 @@ _MOST_LABELS = 1_000
 
 
 @cache
-def _field_names(kind: type[Record]) -> tuple[str, ...]:
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(each.name for each in fields(kind))
 
 
