@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,9 +18,14 @@ __all__ = ["CompositeObserver", "CountingObserver", "LoggingObserver", "RecordCo
 _MOST_LABELS = 1_000
 
 
-@cache
-def _field_names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
+_known_fields: dict[type[Record], tuple[str, ...]] = {}
+
+
+def _field_names(kind: type[Record]) -> tuple[str, ...]:
+    names = _known_fields.get(kind)
+    if names is None:
+        names = _known_fields[kind] = tuple(each.name for each in fields(kind))
+    return names
 
 
 def _fields(record: Record) -> dict[str, Any]:
