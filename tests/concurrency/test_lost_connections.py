@@ -25,7 +25,7 @@ from .databases import AsyncDatabase, Database, SyncDatabase
 
 pytestmark = pytest.mark.usefixtures("postgres")
 
-_COMMIT = re.compile(rb"COMMIT")
+_COMMIT = re.compile(rb"COMMIT(?!TED)")
 Moment = Literal["before_forward", "after_forward"]
 
 

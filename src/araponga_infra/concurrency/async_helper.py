@@ -139,9 +139,13 @@ class AsyncConcurrencyHelper:
         retrying = AsyncRetrying(
             retry=retry_if_result(lambda outcome: isinstance(outcome, Plan)),
             wait=lambda _state: course.delay_seconds,
-            sleep=self._clock.async_sleep,
+            sleep=self._wait,
         )
         return await retrying(attempt)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            await self._clock.async_sleep(seconds)
 
     async def _settle(self, course: Course, failed: FailedAttempt) -> object:
         """A plan for the next attempt, or the result that `verify` found; otherwise the error."""
@@ -161,7 +165,7 @@ class AsyncConcurrencyHelper:
         attempts = course.progress.attempts + 1
         if self._verify is not None:
             for delay_seconds in LOOK_DELAYS_SECONDS:
-                await self._clock.async_sleep(delay_seconds)
+                await self._wait(delay_seconds)
                 try:
                     if failed.server_process is None or not await self._is_still_open(failed.server_process):
                         applied = await self._look()

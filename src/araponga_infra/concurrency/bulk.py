@@ -24,7 +24,8 @@ def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
     """Run an ORM bulk update so that the rows the session holds stay at the version they were read at, plus one.
 
     SQLAlchemy would expire their version and read it back at the next flush, together with what others had committed in
-    between: their changes would then be overwritten unseen.
+    between: their changes would then be overwritten unseen. (Before 2.0.36 or so it leaves the version as it was, and
+    the unit would conflict with itself.)
     """
     mapper = execution.bind_mapper
     journal = journal_of(execution.session)
@@ -37,10 +38,13 @@ def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
         for state in versioned_states(execution.session)
         if state.mapper.version_id_col is mapper.version_id_col and (version := loaded_version(state)) is not None
     }
-    result = execution.invoke_statement()
-    for state, version in held.items():
-        if loaded_version(state) is None:
-            _keep_in_step(journal, state, version)
+    journal.matched = set()
+    try:
+        result = execution.invoke_statement()
+        for state in journal.matched.intersection(held):
+            _keep_in_step(journal, state, held[state])
+    finally:
+        journal.matched = None
     return result
 
 

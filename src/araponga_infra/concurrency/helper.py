@@ -180,9 +180,13 @@ class ConcurrencyHelper:
         retrying = Retrying(
             retry=retry_if_result(lambda outcome: isinstance(outcome, Plan)),
             wait=lambda _state: course.delay_seconds,
-            sleep=self._clock.sleep,
+            sleep=self._wait,
         )
         return retrying(attempt)
+
+    def _wait(self, seconds: float) -> None:
+        if seconds:  # a sleep of 0 would still hand the interpreter to another thread
+            self._clock.sleep(seconds)
 
     def _settle(self, course: Course, failed: FailedAttempt) -> object:
         """A plan for the next attempt, or the result that `verify` found; otherwise the error."""
@@ -202,7 +206,7 @@ class ConcurrencyHelper:
         attempts = course.progress.attempts + 1
         if self._verify is not None:
             for delay_seconds in LOOK_DELAYS_SECONDS:
-                self._clock.sleep(delay_seconds)
+                self._wait(delay_seconds)
                 try:
                     if failed.server_process is None or not self._is_still_open(failed.server_process):
                         applied = self._look()

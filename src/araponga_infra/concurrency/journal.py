@@ -19,6 +19,7 @@ __all__ = [
     "journal_of",
     "note_flush",
     "note_insert",
+    "note_synchronized",
     "note_write",
     "open_journal",
     "versioned_states",
@@ -47,14 +48,16 @@ class Journal:
         is_supervised: a helper runs this session and handles its conflicts, so the session itself leaves them alone.
         is_thorough: take down all that a flush is about to write, not only what it came to before it failed.
         connection: the one that the last flush wrote through.
+        matched: while a bulk update runs, the rows of the session that it changed; else None.
     """
 
-    __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised", "is_thorough")
+    __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised", "is_thorough", "matched")
 
     def __init__(self) -> None:
         self.is_supervised = False
         self.is_thorough = False
         self.connection: Connection | None = None
+        self.matched: set[InstanceState[Any]] | None = None
         self._expected: dict[Any, ExpectedRow] = {}
         self._inserted: set[InstanceState[Any]] = set()
         self._overtaken: dict[InstanceState[Any], int] = {}
@@ -149,6 +152,16 @@ def note_flush(session: Session, _context: object, _objects: object) -> None:
         state: InstanceState[Any] = inspect(obj)
         if state.mapper.version_id_col is not None and (version := loaded_version(state)) is not None:
             journal.note(state, version)
+
+
+def note_synchronized(target: object, context: object, _attributes: object) -> None:
+    """Listens to `refresh`: without a query's context it is a bulk update that brings this row into step."""
+    if context is not None:
+        return
+    state: InstanceState[Any] = inspect(target)
+    journal = journal_of(state.session) if state.session is not None else None
+    if journal is not None and journal.matched is not None:
+        journal.matched.add(state)
 
 
 def note_insert(mapper: Mapper[Any], _connection: Connection, state: InstanceState[Any]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, select, tuple_
 from sqlalchemy.orm import Mapper, Session
 
 from araponga_infra.concurrency.errors import RowConflict
@@ -29,6 +30,8 @@ def changed_rows(
     conflicts: list[RowConflict] = []
     for _table, in_table in groupby(sorted(rows, key=_table_name), key=_table_name):
         expected = list(in_table)
+        if len(expected) > _KEYS_PER_STATEMENT:
+            expected.sort(key=lambda row: row.identity)
         for first in range(0, len(expected), _KEYS_PER_STATEMENT):
             conflicts.extend(_changed(source, expected[first : first + _KEYS_PER_STATEMENT], lock=lock))
     return tuple(conflicts)
@@ -40,13 +43,10 @@ def _table_name(row: ExpectedRow) -> str:
 
 def _changed(source: Session | Connection, rows: Sequence[ExpectedRow], *, lock: bool) -> Iterator[RowConflict]:
     mapper = rows[0].mapper
-    statement = _versions_by_key(mapper, [row.identity for row in rows])
-    if lock:
-        statement = statement.with_for_update(key_share=True)
-    if isinstance(source, Connection):
-        found = source.execute(statement).all()
-    else:
-        found = source.execute(statement, bind_arguments={"mapper": mapper}).all()
+    connection = source if isinstance(source, Connection) else source.connection(bind_arguments={"mapper": mapper})
+    is_composite = len(mapper.primary_key) > 1
+    keys = [row.identity if is_composite else row.identity[0] for row in rows]
+    found = connection.execute(_versions_by_key(mapper, lock), {"keys": keys}).all()
     actual = {tuple(values): version for version, *values in found}
     for row in rows:
         version = actual.get(row.identity)
@@ -54,12 +54,13 @@ def _changed(source: Session | Connection, rows: Sequence[ExpectedRow], *, lock:
             yield RowConflict(entity_name(row.mapper), row.identity, row.version, version)
 
 
-def _versions_by_key(mapper: Mapper[Any], identities: Sequence[tuple[Any, ...]]) -> Select[Any]:
+@lru_cache(maxsize=256)
+def _versions_by_key(mapper: Mapper[Any], lock: bool) -> Select[Any]:
     keys = key_columns(mapper)
-    statement = select(version_column(mapper), *keys).order_by(*keys)
-    if len(keys) == 1:
-        return statement.where(keys[0].in_([identity[0] for identity in identities]))
-    return statement.where(tuple_(*keys).in_(identities))
+    wanted = tuple_(*keys) if len(keys) > 1 else keys[0]
+    statement = select(version_column(mapper), *keys).where(wanted.in_(bindparam("keys", expanding=True)))
+    statement = statement.order_by(*keys)
+    return statement.with_for_update(key_share=True) if lock else statement
 
 
 def key_columns(mapper: Mapper[Any]) -> list[ColumnElement[Any]]:

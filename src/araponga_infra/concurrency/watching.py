@@ -8,7 +8,14 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapper, Session
 
 from araponga_infra.concurrency.bulk import run_bulk_update
-from araponga_infra.concurrency.journal import Journal, note_flush, note_insert, note_write, open_journal
+from araponga_infra.concurrency.journal import (
+    Journal,
+    note_flush,
+    note_insert,
+    note_synchronized,
+    note_write,
+    open_journal,
+)
 
 __all__ = ["watch"]
 
@@ -30,6 +37,7 @@ def _install() -> None:
             event.listen(Mapper, "before_update", note_write, raw=True)
             event.listen(Mapper, "before_delete", note_write, raw=True)
             event.listen(Mapper, "before_insert", note_insert, raw=True)
+            event.listen(Mapper, "refresh", note_synchronized)
             event.listen(Session, "before_flush", note_flush)
             event.listen(Session, "do_orm_execute", run_bulk_update)
             _is_installed = True
