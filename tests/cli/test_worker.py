@@ -18,6 +18,7 @@ from araponga_infra.cli.signals import NotInMainThreadError
 from tests.cli.conftest import Start, notes, wait_for_note
 from tests.servers.fixtures import StartTcpProxy
 from tests.servers.postgres import PostgresDatabase
+from tests.servers.processes import wait_until
 
 OVER = 20.0
 """Below the grace that a processor has by itself."""
@@ -162,6 +163,24 @@ def test_run_worker_outside_the_main_thread(service: Path) -> None:
     thread.start()
     thread.join()
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("router", ["router", "async_router"])
+def test_a_worker_whose_database_hangs_at_the_start_can_be_stopped(
+    start: Start,
+    environment: dict[str, str],
+    postgres_database: PostgresDatabase,
+    tcp_proxy: StartTcpProxy,
+    router: str,
+) -> None:
+    proxy = tcp_proxy(postgres_database.server.port)
+    proxy.black_hole()
+    environment["ARAPONGA_DATABASE_URL"] = postgres_database.url(port=proxy.port)
+    worker = start("events", "run", f"shop:{router}")
+    wait_until(lambda: proxy.connections > 0, OVER, "the worker to connect")
+    status, log = ended(worker, signal.SIGTERM)
+    assert status == 0, log
+    assert "handling events" not in log
 
 
 def test_a_probe_of_a_database_that_hangs_ends_all_the_same(

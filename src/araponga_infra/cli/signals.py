@@ -28,12 +28,14 @@ class NotInMainThreadError(ArapongaInfraError, RuntimeError):
 class StopSignals:
     """Waits for the request to stop, on a thread or on an event loop.
 
-    The handler only writes to a pipe: whatever takes a lock could wait for the very code that it interrupts.
+    The handler only writes to a pipe: whatever takes a lock could wait for the very code that it interrupts. Before
+    anybody waits, as while a database that hangs is being opened, there is nothing to drain and the process ends.
     """
 
     def __init__(self) -> None:
         self._previous: dict[signal.Signals, Any] = {}
         self._is_asked = False
+        self._is_awaited = False
         self._reader = self._writer = -1
 
     def __enter__(self) -> Self:
@@ -58,11 +60,13 @@ class StopSignals:
 
     def wait(self) -> None:
         """Block until a stop is asked for."""
+        self._is_awaited = True
         select.select([self._reader], [], [])
         _logger.info("asked to stop")
 
     async def async_wait(self) -> None:
         """Suspend this task until a stop is asked for."""
+        self._is_awaited = True
         loop, asked = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._reader, asked.set)
         try:
@@ -76,4 +80,6 @@ class StopSignals:
             os._exit(INTERRUPTED)
         if not self._is_asked:
             self._is_asked = True
+            if not self._is_awaited:
+                raise SystemExit(0)
             os.write(self._writer, b"!")
