@@ -47,8 +47,8 @@ class Backoff:
         initial_seconds, maximum_seconds = to_seconds(initial, "initial"), to_seconds(maximum, "maximum")
         if maximum_seconds < initial_seconds:
             raise InvalidArgumentError(f"maximum={maximum!r} is below initial={initial!r}: raise maximum")
-        if not factor >= 1:
-            raise InvalidArgumentError(f"factor={factor!r} must be 1 or more, so that delays do not shrink")
+        if not isinstance(factor, (int, float)) or not factor >= 1:
+            raise InvalidArgumentError(f"factor={factor!r} must be a number of 1 or more, so that delays do not shrink")
         object.__setattr__(self, "initial_seconds", initial_seconds)
         object.__setattr__(self, "maximum_seconds", maximum_seconds)
         object.__setattr__(self, "factor", float(factor))
@@ -64,8 +64,10 @@ class Backoff:
         Raises:
             InvalidArgumentError: `attempt` below 1.
         """
-        if attempt < 1:
-            raise InvalidArgumentError(f"attempt={attempt!r} must be 1 or more: the first attempt is 1")
+        if not isinstance(attempt, int) or attempt < 1:
+            raise InvalidArgumentError(
+                f"attempt={attempt!r} must be a whole number of 1 or more: the first attempt is 1"
+            )
         if not self.jitter:
             return self._upper_bound(attempt)
         draw = rng.random() if rng is not None else random.random()  # noqa: S311 - jitter, not a secret

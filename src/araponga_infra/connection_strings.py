@@ -7,8 +7,9 @@ Npgsql: `Host=db;Port=5432;Database=araponga;Username=app;Password=...` (keyword
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
 from sqlalchemy import URL
@@ -39,22 +40,39 @@ _QUERY_OF_KEYWORD = {
     "applicationname": "application_name",
     "targetsessionattributes": "target_session_attrs",
 }
+_READ_KEYWORDS = {"host", "port", "database", "username", "password"}
+_CLIENT_KEYWORDS = {
+    "pooling", "minpoolsize", "minimumpoolsize", "maxpoolsize", "maximumpoolsize", "connectionidlelifetime",
+    "connectionpruninginterval", "connectionlifetime", "commandtimeout", "internalcommandtimeout",
+    "cancellationtimeout", "keepalive", "tcpkeepalive", "noresetonclose", "multiplexing", "maxautoprepare",
+    "autoprepareminusages", "readbuffersize", "writebuffersize", "includeerrordetail", "logparameters", "enlist",
+    "loadbalancehosts", "hostrecheckseconds", "loadtablecomposites", "arraynullabilitymode", "timezone", "encoding",
+    "persistsecurityinfo",
+}  # fmt: skip
+"""What tunes Npgsql's own pool and client and has no meaning here."""
 _SSL_MODES = {"verifyca": "verify-ca", "verifyfull": "verify-full"}
-_TRUE = {"true", "yes", "1"}
+_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+_logger = logging.getLogger("araponga_infra.settings")
 
 
 def database_url_from_npgsql(text: str, *, argument: str) -> str:
     """A PostgreSQL URL from an Npgsql connection string; several hosts become a multi-host URL.
 
-    Keywords that tune Npgsql's own pool and client have no meaning here and are passed over.
+    Keywords that tune Npgsql's own pool and client have no meaning here and are passed over; others that are not known
+    are named in a warning.
 
     Raises:
         InvalidArgumentError: not in that form, or without a host; the message names `argument` and hides the text.
     """
     pairs = dict(_npgsql_pairs(text, argument))
+    _warn_of_unknown(pairs, argument)
     hosts = [host.strip() for host in pairs.get("host", "").split(",") if host.strip()]
     if not hosts:
         raise InvalidArgumentError(f"{argument} names no host: write Host=...;Port=5432;Database=...;Username=...")
+    if "password" in pairs and "username" not in pairs:
+        raise InvalidArgumentError(
+            f"{argument} has a Password but no Username, whose password it would be: add Username=..."
+        )
     query = {name: pairs[keyword] for keyword, name in _QUERY_OF_KEYWORD.items() if keyword in pairs}
     if "sslmode" in query:
         mode = query["sslmode"].lower()
@@ -71,6 +89,13 @@ def database_url_from_npgsql(text: str, *, argument: str) -> str:
         every_host = tuple(host if ":" in host else f"{host}:{port}" for host in hosts)
         url = URL.create("postgresql", user, password, database=database, query={**query, "host": every_host})
     return url.render_as_string(hide_password=False)
+
+
+def _warn_of_unknown(pairs: Mapping[str, str], argument: str) -> None:
+    """Keywords that we neither read nor know to be Npgsql's own business may be misspelt, or matter for security."""
+    unknown = sorted(pairs.keys() - _READ_KEYWORDS - _QUERY_OF_KEYWORD.keys() - _CLIENT_KEYWORDS)
+    if unknown:
+        _logger.warning("%s: not understood and passed over: %s", argument, ", ".join(unknown))
 
 
 def _npgsql_pairs(text: str, argument: str) -> Iterator[tuple[str, str]]:
@@ -113,7 +138,10 @@ def redis_url_from_stackexchange(text: str, *, argument: str) -> str:
             "name one host:port, or hand a redis-py client for Sentinel or Cluster to create_cache"
         )
     host, port = _endpoint(endpoints[0], argument)
-    scheme = "rediss" if options.get("ssl", "false").lower() in _TRUE else "redis"
+    is_encrypted = options.get("ssl", "false").lower()
+    if is_encrypted not in _TRUE | _FALSE:
+        raise InvalidArgumentError(f"{argument} has an ssl that is neither true nor false: write ssl=true or ssl=false")
+    scheme = "rediss" if is_encrypted in _TRUE else "redis"
     user, password = quote(options.get("user", ""), safe=""), options.get("password")
     login = f"{user}:{quote(password, safe='')}@" if password else ""
     database = options.get("defaultdatabase", "0")

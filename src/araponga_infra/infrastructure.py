@@ -23,7 +23,7 @@ from araponga_infra.caching import (
 from araponga_infra.clock import Clock, Duration, to_seconds
 from araponga_infra.concurrency import AsyncConcurrencyHelper, ConcurrencyHelper, VersionedSession
 from araponga_infra.embedded import EmbeddedDatabase, tune_sqlite
-from araponga_infra.errors import ClosedError, NotConfiguredError
+from araponga_infra.errors import ClosedError, InvalidArgumentError, NotConfiguredError
 from araponga_infra.events import (
     AsyncBackgroundEventProcessor,
     BackgroundEventProcessor,
@@ -51,7 +51,7 @@ from araponga_infra.urls import async_engine_from_url, engine_from_url
 __all__ = ["AsyncInfrastructure", "Infrastructure"]
 
 _LEFT_BY_FORK: list[object] = []
-"""What a forked child inherited open. It is kept and never collected: to close it would end the parent's connections."""
+"""What a forked child inherited open. It is kept and never collected: closing it would end the parent's connections."""
 
 
 class _Configured:
@@ -67,10 +67,15 @@ class _Configured:
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> None:
+        if not isinstance(settings, InfraSettings):
+            raise InvalidArgumentError(
+                f"settings is a {type(settings).__name__}: pass InfraSettings(...), InfraSettings.embedded(), "
+                "or call from_env()"
+            )
         self.settings = settings
-        self._routers = tuple(routers)
+        self._routers = _checked_routers(routers)
         self._consume = consume
-        self._max_concurrency = max_concurrency
+        self._max_concurrency = _checked_concurrency(max_concurrency)
         self._clock = clock
         self._observer = observer
 
@@ -109,6 +114,18 @@ class _Configured:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
+
+
+def _checked_routers(routers: object) -> tuple[EventRouter, ...]:
+    if isinstance(routers, Sequence) and all(isinstance(router, EventRouter) for router in routers):
+        return tuple(routers)
+    raise InvalidArgumentError(f"routers is {routers!r}: pass a list of EventRouter, as in routers=[router]")
+
+
+def _checked_concurrency(max_concurrency: object) -> int:
+    if isinstance(max_concurrency, int) and not isinstance(max_concurrency, bool) and max_concurrency >= 1:
+        return max_concurrency
+    raise InvalidArgumentError(f"max_concurrency={max_concurrency!r} must be a whole number of 1 or more")
 
 
 class _DatabaseUrl:
@@ -203,7 +220,6 @@ class _Opened:
 
     def close(self) -> None:
         self._closing.close()
-
 
 
 class Infrastructure(_Configured):

@@ -40,8 +40,10 @@ class InfraSettings:
     is_embedded: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.database_readonly_urls, str):
-            raise InvalidArgumentError("database_readonly_urls is one string: pass a tuple of URLs, one per replica")
+        if isinstance(self.database_readonly_urls, str) or not isinstance(self.database_readonly_urls, Sequence):
+            raise InvalidArgumentError(
+                "database_readonly_urls is not a sequence: pass a tuple of URLs, one per replica"
+            )
         object.__setattr__(self, "database_readonly_urls", tuple(self.database_readonly_urls))
         if self.database_url is not None:
             database_url(self.database_url, argument="database_url")
@@ -49,6 +51,8 @@ class InfraSettings:
             database_url(url, argument="database_readonly_urls")
         if self.redis_url is not None:
             _check_redis_url(self.redis_url, "redis_url")
+        if self.is_embedded and self.database_url is not None:
+            raise InvalidArgumentError("is_embedded and database_url name two databases: pass one of them")
         if self.database_readonly_urls and self.database_url is None:
             raise InvalidArgumentError("database_readonly_urls names replicas of no primary: pass database_url, too")
 
@@ -73,6 +77,8 @@ class InfraSettings:
             InvalidArgumentError: a malformed value; the message names the variable and hides the value.
         """
         variables = os.environ if environ is None else environ
+        if not isinstance(variables, Mapping):
+            raise InvalidArgumentError(f"environ is a {type(environ).__name__}: pass a mapping of names to values")
         database, name = _first_set(variables, _DATABASE)
         replicas, replicas_name = _first_set(variables, _READONLY)
         redis, redis_name = _first_set(variables, _REDIS)

@@ -25,8 +25,8 @@ def database_url(url: str | URL, *, is_async: bool = False, argument: str = "url
     """Read a database URL; without a driver it means psycopg 3, and in async use aiosqlite or psycopg's async.
 
     Raises:
-        InvalidArgumentError: not a URL; the message names `argument` and never repeats the text, which may hold a
-            password.
+        InvalidArgumentError: not a URL, or of no database that SQLAlchemy knows; the message names `argument` and never
+            repeats the text, which may hold a password.
     """
     try:
         parsed = make_url(_with_hosts_in_query(url) if isinstance(url, str) else url)
@@ -40,7 +40,19 @@ def database_url(url: str | URL, *, is_async: bool = False, argument: str = "url
     if backend == "postgres":
         backend = "postgresql"
     driver = driver or drivers.get(backend, "")
-    return parsed.set(drivername=f"{backend}+{driver}" if driver else backend)
+    return _checked(parsed.set(drivername=f"{backend}+{driver}" if driver else backend), argument)
+
+
+def _checked(url: URL, argument: str) -> URL:
+    if "@" in (url.host or ""):
+        raise InvalidArgumentError(f"{argument} has an @ in its user or password: write it as %40")
+    if url.port is not None and not 0 < url.port < 65536:
+        raise InvalidArgumentError(f"{argument} has port {url.port}: a port is a number from 1 to 65535")
+    try:
+        url.get_dialect()
+    except NoSuchModuleError:
+        raise _unknown(url, argument) from None
+    return url
 
 
 def _with_hosts_in_query(url: str) -> str:
@@ -57,14 +69,14 @@ def engine_from_url(url: str | URL, *, argument: str = "url", **options: object)
     """`create_engine` with our reading of the URL and our errors; opens no connection.
 
     Raises:
-        InvalidArgumentError: a malformed URL or an unknown database.
+        InvalidArgumentError: a malformed URL, an unknown database or a driver that is none of our extras' and missing.
         MissingExtraError: the driver is not installed.
     """
     parsed = database_url(url, argument=argument)
     try:
         return create_engine(parsed, **options)
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise _unusable(parsed, argument, error) from error
+    except ModuleNotFoundError as error:
+        raise _without_driver(parsed, argument) from error
 
 
 def async_engine_from_url(url: str | URL, *, argument: str = "url", **options: object) -> AsyncEngine:
@@ -72,19 +84,21 @@ def async_engine_from_url(url: str | URL, *, argument: str = "url", **options: o
     parsed = database_url(url, is_async=True, argument=argument)
     try:
         return create_async_engine(parsed, **options)
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise _unusable(parsed, argument, error) from error
+    except ModuleNotFoundError as error:
+        raise _without_driver(parsed, argument) from error
 
 
-def _unusable(url: URL, argument: str, error: Exception) -> Exception:
+def _without_driver(url: URL, argument: str) -> Exception:
     driver = url.drivername.partition("+")[2]
-    if isinstance(error, ModuleNotFoundError) and driver in _EXTRA_OF_DRIVER:
+    if driver in _EXTRA_OF_DRIVER:
         return MissingExtraError(_EXTRA_OF_DRIVER[driver], f"a database URL that begins with {url.drivername}://")
-    if isinstance(error, ModuleNotFoundError):
-        return InvalidArgumentError(
-            f"{argument} begins with {url.drivername}://, whose driver is not installed: pip install its driver "
-            "or name another one"
-        )
+    return InvalidArgumentError(
+        f"{argument} begins with {url.drivername}://, whose driver is not installed: pip install its driver "
+        "or name another one"
+    )
+
+
+def _unknown(url: URL, argument: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{argument} begins with {url.drivername}://, which SQLAlchemy does not know: "
         "use postgresql://, sqlite:/// or an installed dialect"
@@ -98,5 +112,7 @@ def masked(url: str | URL | None) -> str:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
+        return "***"
+    if "@" in (parsed.host or ""):
         return "***"
     return parsed.difference_update_query(_SECRET_OPTIONS).render_as_string(hide_password=True)

@@ -57,6 +57,7 @@ def test_it_is_a_value() -> None:
         ({"initial": 2, "maximum": 1}, "maximum"),
         ({"factor": 0.5}, "factor"),
         ({"factor": float("nan")}, "factor"),
+        ({"factor": "2"}, "factor"),
     ],
 )
 def test_bad_input_names_the_argument(arguments: dict[str, float], named: str) -> None:
@@ -64,6 +65,7 @@ def test_bad_input_names_the_argument(arguments: dict[str, float], named: str) -
         Backoff(**arguments)  # type: ignore[arg-type]
 
 
-def test_attempts_count_from_one() -> None:
-    with pytest.raises(InvalidArgumentError, match="attempt=0"):
-        Backoff().delay(0)
+@pytest.mark.parametrize("attempt", [0, -1, float("nan"), "1", None])
+def test_attempts_are_counted_from_one(attempt: int) -> None:
+    with pytest.raises(InvalidArgumentError, match="attempt="):
+        Backoff().delay(attempt)

@@ -36,6 +36,21 @@ def test_an_unknown_dialect_names_the_scheme_only(open_engine: object) -> None:
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:p@ss-hunter2@h/d", "write it as %40"),
+        ("postgresql://u:hunter2@h:99999/d", "from 1 to 65535"),
+        ("redis://:hunter2@h/0", "which SQLAlchemy does not know"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_never_repeated(url: str, said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said) as raised:
+        database_url(url)
+    assert "hunter2" not in str(raised.value)
+    assert "ss-hunter2" not in masked(url)
+
+
 def test_masked_hides_passwords_wherever_they_stand() -> None:
     assert masked("postgresql://u:hunter2@h:5432/x?password=hunter2&sslmode=require") == (
         "postgresql://u:***@h:5432/x?sslmode=require"

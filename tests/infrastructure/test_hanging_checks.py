@@ -36,7 +36,7 @@ async def test_on_an_event_loop() -> None:
     assert calls == 1
     released.set()
     both = await asyncio.gather(checks.run({"stuck": hang}, LONG), checks.run({"stuck": hang}, LONG))
-    assert both == [{"stuck": HEALTHY}, {"stuck": HEALTHY}]
+    assert list(both) == [{"stuck": HEALTHY}, {"stuck": HEALTHY}]
     await checks.aclose()
 
 

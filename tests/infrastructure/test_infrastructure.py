@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
@@ -225,6 +226,26 @@ async def test_a_part_that_fails_to_open_closes_those_before_it_async(tmp_path: 
 def test_a_malformed_url_is_refused_before_anything_opens() -> None:
     with pytest.raises(InvalidArgumentError, match="database_url"):
         Infrastructure(InfraSettings("hunter2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"settings": "postgresql://u:hunter2@h/d"}, "settings is a str"),
+        ({"routers": note_router()}, "routers is EventRouter"),
+        ({"routers": None}, "routers is None"),
+        ({"routers": [3]}, "routers is \\[3\\]"),
+        ({"max_concurrency": 0}, "max_concurrency=0"),
+        ({"max_concurrency": "x"}, "max_concurrency='x'"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Infrastructure, AsyncInfrastructure])
+def test_bad_arguments_are_refused_at_the_call(
+    kind: type[Infrastructure | AsyncInfrastructure], arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=said) as raised:
+        kind(**({"settings": InfraSettings.embedded()} | arguments))
+    assert "hunter2" not in str(raised.value)
 
 
 def test_the_repr_hides_passwords() -> None:

@@ -57,7 +57,9 @@ def test_our_names_win() -> None:
         ("ConnectionStrings__Postgres", "Host=h;Password=hunter2;nonsense"),
         ("ConnectionStrings__Postgres", "Password=hunter2;Username=u"),
         ("ConnectionStrings__Postgres", "Host=h;Port=many;Password=hunter2"),
+        ("ConnectionStrings__Postgres", "Host=h;Database=d;Password=hunter2"),
         ("ConnectionStrings__Redis", "password=hunter2"),
+        ("ConnectionStrings__Redis", "one:1,password=hunter2,ssl=maybe"),
         ("ConnectionStrings__Redis", "one:1,two:2,password=hunter2"),
         ("ConnectionStrings__Redis", "one:1,serviceName=m,password=hunter2"),
         ("ConnectionStrings__Redis", "one:99999,password=hunter2"),
@@ -79,12 +81,26 @@ def test_a_malformed_value_names_its_variable_and_hides_itself(variable: str, va
         {"database_url": "sqlite://", "database_readonly_urls": "hunter2"},
         {"database_url": "sqlite://", "database_readonly_urls": ("hunter2",)},
         {"database_readonly_urls": ("sqlite:///hunter2",)},
+        {"database_readonly_urls": None},
+        {"database_url": "http://hunter2"},
+        {"database_url": "sqlite:///hunter2", "is_embedded": True},
     ],
 )
 def test_malformed_arguments_are_refused(arguments: dict[str, str]) -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         InfraSettings(**arguments)  # type: ignore[arg-type]
     assert "hunter2" not in str(raised.value)
+
+
+def test_the_environment_is_a_mapping() -> None:
+    with pytest.raises(InvalidArgumentError, match="environ is a list"):
+        InfraSettings.from_env([])  # type: ignore[arg-type]
+
+
+def test_a_keyword_nobody_knows_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    text = "Host=h;Username=u;Maximum Pool Size=9;Sssl Mode=Require;Password=hunter2"
+    assert database_url_from_npgsql(text, argument="x") == "postgresql://u:hunter2@h:5432/u"
+    assert caplog.messages == ["x: not understood and passed over: ssslmode"]
 
 
 def test_the_repr_hides_every_password() -> None:
