@@ -475,6 +475,7 @@ async def _run_inline(
 ) -> Tally:
     """Claim and run in this task, one delivery after the other."""
     dispatch = processor._new_dispatch(max_concurrency=1)
+    dispatch.is_reported = True
     dispatch.learn(names)
     tally = Tally(dispatch, processor._clock)
     runner, async_runner = processor._runner(dispatch), processor._async_runner(dispatch, store)

@@ -481,6 +481,7 @@ def _run_inline(
 ) -> Tally:
     """Claim and run in this thread, one delivery after the other."""
     dispatch = processor._new_dispatch(max_concurrency=1)
+    dispatch.is_reported = True
     dispatch.learn(names)
     tally = Tally(dispatch, processor._clock)
     run = _InlineThread(dispatch, processor._runner(dispatch, store), processor._async_runner(dispatch))

@@ -145,6 +145,7 @@ class Dispatch:
         fetch_batch: how many deliveries are claimed ahead at most.
 
     Attributes:
+        is_reported: whether somebody is handed what failed, so that it need not be logged.
         on_ready: called, outside the lock, when jobs of a kind can be taken.
         on_settled: called, outside the lock, when there is something to acknowledge or to fetch; True when urgent.
         on_decision: called, outside the lock, with whatever did not simply complete.
@@ -186,6 +187,7 @@ class Dispatch:
         self._last_busy: set[str] = set()
         self._is_dry = False
         self.completed = 0
+        self.is_reported = False
         self.on_ready: Callable[[SlotKind], object] = _nothing
         self.on_settled: Callable[[bool], object] = _nothing
         self.on_decision: Callable[[Delivery, Decision, BaseException | None], object] = _no_decision
@@ -364,24 +366,15 @@ class Dispatch:
         return False if waiting == 1 else None
 
     def _tell(self, delivery: Delivery, decision: Decision, error: BaseException | None) -> None:
-        if decision.state is State.DEAD:
-            reason = decision.reason or DeadReason.ATTEMPTS_EXHAUSTED
-            _logger.error(
-                "event %r is a dead letter of handler %r after %d attempts: %s",
-                delivery.name, delivery.handler, decision.attempts, reason, exc_info=error,
-            )  # fmt: skip
-            if self._report is not None:
-                self._report(DeliveryDied(delivery.name, delivery.handler, decision.attempts, reason))
+        if not self.is_reported:
+            _log(delivery, decision, error)
+        if self._report is None:
+            return
+        name, handler, attempts = delivery.name, delivery.handler, decision.attempts
+        if decision.reason is not None:
+            self._report(DeliveryDied(name, handler, attempts, decision.reason))
         elif decision.state is State.RETRYABLE:
-            kind = type(error).__name__ if error is not None else "RetryLater"
-            _logger.warning(
-                "handler %r of event %r: attempt %d ended with %s, the next is in %.2f s",
-                delivery.handler, delivery.name, decision.attempts, kind, decision.delay_seconds,
-            )  # fmt: skip
-            if self._report is not None:
-                self._report(
-                    DeliveryRetried(delivery.name, delivery.handler, decision.attempts, decision.delay_seconds, kind)
-                )
+            self._report(DeliveryRetried(name, handler, attempts, decision.delay_seconds, _kind(error)))
 
     # -- what is over
 
@@ -454,6 +447,23 @@ class Dispatch:
     @property
     def is_flushed(self) -> bool:
         return not self._completed and not self._settlements
+
+
+def _kind(error: BaseException | None) -> str:
+    return "RetryLater" if error is None else type(error).__name__
+
+
+def _log(delivery: Delivery, decision: Decision, error: BaseException | None) -> None:
+    if decision.state is State.DEAD:
+        _logger.error(
+            "event %r is a dead letter of handler %r after %d attempts: %s",
+            delivery.name, delivery.handler, decision.attempts, decision.reason, exc_info=error,
+        )  # fmt: skip
+    elif decision.state is State.RETRYABLE:
+        _logger.warning(
+            "handler %r of event %r: attempt %d ended with %s, the next is in %.2f s",
+            delivery.handler, delivery.name, decision.attempts, _kind(error), decision.delay_seconds,
+        )  # fmt: skip
 
 
 def _nothing(_: Any) -> None:

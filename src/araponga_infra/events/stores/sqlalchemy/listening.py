@@ -39,7 +39,7 @@ class Notifier:
         self.channel = channel
         self._is_postgres = is_postgres
         self._sent_at = float("-inf")
-        self._statement = text("SELECT pg_notify(:channel, '')")
+        self._statement = text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, '')")
 
     def _is_due(self) -> bool:
         now = time.monotonic()

@@ -41,6 +41,7 @@ __all__ = ["SqlOperations", "begin_immediate"]
 _MICRO = 1_000_000
 _ROUTES_FRESH_SECONDS = 1.0
 _SEEN_EVERY_SECONDS = 3600.0
+_GONE_AFTER_SECONDS = 7 * 86_400.0
 
 
 def begin_immediate(connection: Connection, table: str) -> None:
@@ -222,6 +223,7 @@ class SqlOperations:
         wants: Sequence[Want],
         ignore_due: bool,
     ) -> Exchange:
+        self._relax(connection)
         fenced = self._complete(connection, completed) if completed else 0
         for receipt, decision in settlements:
             values = self._values(
@@ -235,6 +237,12 @@ class SqlOperations:
             return Exchange([], None, fenced)
         claimed = self._claim(connection, owner, wants, ignore_due)
         return Exchange(claimed, None if claimed else self._next_due(connection, wants), fenced)
+
+    def _relax(self, connection: Connection) -> None:
+        """Do not wait for the disk: a claim or acknowledgement that a crash of the server undoes is done again, which
+        at-least-once allows (PostgreSQL manual, "Asynchronous Commit")."""
+        if isinstance(self.sql, PostgresStatements):
+            connection.execute(self.sql.relax)
 
     def _complete(self, connection: Connection, completed: Sequence[Receipt]) -> int:
         by_owner: dict[str, list[int]] = {}
@@ -297,8 +305,11 @@ class SqlOperations:
         return Reaped(rescued, bool(has_suspects))
 
     def sweep(self, connection: Connection) -> None:
-        """Forget idempotency keys whose window is over."""
+        """Forget idempotency keys whose window is over, and handlers that no process has had for a week."""
         connection.execute(self.sql.forget_accepted, self._values())
+        patience = int(_GONE_AFTER_SECONDS * _MICRO)
+        connection.execute(self.sql.bury_gone, self._values(patience=patience))
+        connection.execute(self.sql.forget_gone, self._values(patience=patience))
 
     def reconcile(self, connection: Connection, owner: str, held: Sequence[str]) -> int:
         values = {"owner": owner, "ids": self._list([int(each) for each in held])}

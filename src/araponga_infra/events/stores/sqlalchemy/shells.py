@@ -37,7 +37,7 @@ __all__ = ["CAPABILITIES", "AsyncSqlStore", "SqlStore"]
 P = ParamSpec("P")
 T = TypeVar("T")
 CAPABILITIES = Capabilities(is_durable=True, ordering=True, transactions=True)
-_SWEEP_EVERY = 100
+_SWEEP_EVERY = 600
 
 
 def _transactional(engine: Engine) -> Engine:

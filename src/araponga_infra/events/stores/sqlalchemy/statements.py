@@ -96,6 +96,14 @@ class Statements(ABC):
             f"error = 'the handler was taken out of service', died_at = {self.now} "
             f"WHERE handler = :handler AND {_PENDING}"
         )
+        long_ago = f"{self.now} - CAST(:patience AS BIGINT)"
+        self.bury_gone = text(
+            f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
+            f"error = 'no process has had this handler for long', died_at = {self.now} "
+            f"WHERE {_PENDING} AND due_at < {long_ago} AND NOT EXISTS (SELECT 1 FROM {self.subscriptions} AS s "
+            f"WHERE s.handler = {self.deliveries}.handler AND s.seen_at >= {long_ago})"
+        )
+        self.forget_gone = text(f"DELETE FROM {self.subscriptions} WHERE seen_at < {long_ago}")
         self.stats = text(
             f"SELECT name, handler, state, attempts > 0 AS is_retry, count(*) AS number, "
             f"min(CASE WHEN {_PENDING} AND due_at <= {self.now} THEN published_at END) AS oldest, {self.now} AS now "
@@ -142,6 +150,7 @@ class PostgresStatements(Statements):
             "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM "
             "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
         )
+        self.relax = text("SET LOCAL synchronous_commit = off")
         self.append = text(
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key, reason, died_at) "
