@@ -52,7 +52,8 @@ def install(session: nox.Session, *groups: str, extras: str = EXTRAS) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    session.run("pytest", *arguments, *session.posargs, env=dict.fromkeys(HOST_VARIABLES))
+    """Run these tests, or those named behind `--` on the command line."""
+    session.run("pytest", *(session.posargs or arguments), env=dict.fromkeys(HOST_VARIABLES))
 
 
 @nox.session

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)")
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -33,6 +34,13 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, plain_environmen
         cwd=tmp_path, env=plain_environment, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target for target in LINK.findall(text) if not re.match(r"[a-z]+:|#", target)]
+    assert [target for target in targets if not (page.parent / target.partition("#")[0]).exists()] == []
 
 
 def test_a_page_keeps_its_line_numbers() -> None:
