@@ -97,7 +97,8 @@ def examples(session: nox.Session) -> None:
     pytest(session, "tests/examples", "examples")
 
 
-@nox.session(tags=["full"], python=[interpreter(version) for version in PYTHONS])
+@nox.session(tags=["full"])
+@nox.parametrize("python", [nox.param(interpreter(version), id=version) for version in PYTHONS])
 def matrix(session: nox.Session) -> None:
     """The suites and the examples on every supported Python that is installed."""
     install(session, "test")
