@@ -44,7 +44,7 @@ class ConcurrencyHelper:
     Args:
         sessionmaker: the host's, of plain `Session` or of `VersionedSession`. Used, never changed.
         max_attempts: how often the work runs at most, the first time included.
-        backoff: how long to wait where nothing can be locked; `Backoff()` by default.
+        backoff: how long to wait before the work runs again; `Backoff()` by default.
         timeout: from the call of `execute`, after which no further attempt begins and no wait ends; None for no limit.
             An attempt under way is not interrupted.
         lock_after: after so many conflicts the rows that conflicted are locked before the work runs again, so that it
