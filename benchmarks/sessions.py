@@ -21,7 +21,7 @@ import sqlalchemy
 from advanced_alchemy.config.routing import RoutingConfig
 from advanced_alchemy.routing import RoutingSyncSessionMaker
 from sqlalchemy import create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from araponga_infra import ReadOnlySessionFactory, ReplicaSet
 from tests.servers import PostgresCluster, PostgresServer
@@ -107,7 +107,7 @@ def compare(modes: dict[str, Work]) -> dict[str, dict[str, float]]:
 def sessions(url: str) -> Iterator[dict[str, Callable[[], Session]]]:
     engine, shared = create_engine(url), create_engine(url)
     with ReadOnlySessionFactory(url) as own, ReadOnlySessionFactory(shared) as guarded:
-        yield {"plain session": lambda: Session(engine), "read-only, by URL": own, "read-only, host's engine": guarded}
+        yield {"plain session": sessionmaker(engine), "read-only, by URL": own, "read-only, host's engine": guarded}
     engine.dispose()
     shared.dispose()
 
