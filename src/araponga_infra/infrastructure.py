@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -46,12 +46,21 @@ from araponga_infra.health import (
 from araponga_infra.sessions import AsyncReadOnlySession, AsyncReplicaSet, ReadOnlySession, ReplicaSet, WriteToken
 from araponga_infra.settings import InfraSettings
 from araponga_infra.telemetry import Observer
-from araponga_infra.urls import async_engine_from_url, engine_from_url
+from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
 
 __all__ = ["AsyncInfrastructure", "Infrastructure"]
 
 _LEFT_BY_FORK: list[object] = []
 """What a forked child inherited open. It is kept and never collected: closing it would end the parent's connections."""
+
+_LIBPQ_DRIVERS = ("psycopg", "psycopg2")
+_LIBPQ_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 class _Configured:
@@ -152,19 +161,33 @@ class _DatabaseUrl:
             self._embedded.close()
 
 
+def _engine_options(url: str, *, is_async: bool) -> dict[str, Any]:
+    """A connection is tested before it is handed out, and one whose other side is gone is given up in seconds.
+
+    Without the latter, TCP waits for a quarter of an hour (libpq's documentation, "Parameter Key Words":
+    connect_timeout, keepalives_*, tcp_user_timeout). What the URL says itself stays.
+    """
+    parsed = database_url(url, is_async=is_async)
+    is_libpq = parsed.get_driver_name() in _LIBPQ_DRIVERS and parsed.get_backend_name() == "postgresql"
+    patience = {name: value for name, value in _LIBPQ_PATIENCE.items() if is_libpq and name not in parsed.query}
+    return {"pool_pre_ping": True, "connect_args": patience}
+
+
 class _Opened:
     """What one process holds open: each part on first use, each closed in the reverse of that order."""
 
     def __init__(self, configured: Infrastructure, database_url: _DatabaseUrl) -> None:
         self.pid = os.getpid()
         self.lock = threading.RLock()
+        self.cache_lock = threading.Lock()  # a database that hangs while it is opened must not hold up the cache
         self._configured = configured
         self._database_url = database_url
         self._closing = ExitStack()
 
     @cached_property
     def engine(self) -> Engine:
-        engine = engine_from_url(self._database_url.get(), argument="database_url", pool_pre_ping=True)
+        url = self._database_url.get()
+        engine = engine_from_url(url, argument="database_url", **_engine_options(url, is_async=False))
         if engine.dialect.name == "sqlite":
             tune_sqlite(engine)
         self._closing.callback(engine.dispose)
@@ -217,6 +240,10 @@ class _Opened:
         processor.start()
         self._closing.callback(processor.stop)
         return processor
+
+    @property
+    def has_events(self) -> bool:
+        return "events" in vars(self)
 
     def close(self) -> None:
         self._closing.close()
@@ -287,7 +314,7 @@ class Infrastructure(_Configured):
     @property
     def cache(self) -> DistributedCacheService:
         """Redis behind this process's memory, or memory alone where no Redis is named."""
-        with (here := self._here()).lock:
+        with (here := self._here()).cache_lock:
             return here.cache
 
     @property
@@ -321,7 +348,8 @@ class Infrastructure(_Configured):
         """
         checks: dict[str, Check] = {"cache": lambda: cache_health(self.cache)}
         if self._has_database:
-            checks["database"] = lambda: self._ask_database()
+            checks["database"] = self._ask_database
+        if self._has_database and (self._routers or self._here().has_events):
             checks["events"] = lambda: events_health(self.events.stats())
         if self.settings.database_readonly_urls:
             checks["replicas"] = lambda: replicas_health(self.replicas.status())
@@ -504,7 +532,8 @@ class _AsyncOpened:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        engine = async_engine_from_url(self._database_url.get(), argument="database_url", pool_pre_ping=True)
+        url = self._database_url.get()
+        engine = async_engine_from_url(url, argument="database_url", **_engine_options(url, is_async=True))
         if engine.dialect.name == "sqlite":
             tune_sqlite(engine.sync_engine)
         self._closing.push_async_callback(engine.dispose)

@@ -324,6 +324,36 @@ def test_reads_go_to_the_standby_and_see_the_write(replicated_database: Replicat
             assert session.scalar(text("SELECT pg_is_in_recovery()")) is False
 
 
+def test_a_connection_whose_other_side_is_gone_is_given_up_in_seconds(postgres_database: PostgresDatabase) -> None:
+    url = postgres_database.url()
+    with (
+        Infrastructure(InfraSettings(f"{url}{'&' if '?' in url else '?'}connect_timeout=3")) as infra,
+        infra.engine.connect() as connection,
+    ):
+        parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    assert (parameters["tcp_user_timeout"], parameters["keepalives_idle"]) == ("30000", "30")
+    assert parameters["connect_timeout"] == "3"
+
+
+def test_a_probe_opens_no_events_where_none_are_used(tmp_path: Path) -> None:
+    with Infrastructure(InfraSettings(f"sqlite:///{tmp_path / 'test.db'}")) as infra:
+        assert set(infra.health().parts) == {"cache", "database"}
+        with infra.engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM sqlite_master")) == 0
+
+
+def test_a_database_that_hangs_holds_up_no_cache(postgres: PostgresServer) -> None:
+    with Infrastructure(InfraSettings(postgres.url())) as infra:
+        postgres.pause()
+        opening = threading.Thread(target=lambda: infra.events)
+        opening.start()
+        infra.cache.set("key", 1)
+        assert infra.cache.get("key") == 1
+        assert opening.is_alive()
+        postgres.resume()
+        opening.join(30)
+
+
 def test_health_of_a_healthy_service(infra: Infrastructure) -> None:
     infra.cache.set("key", 1)
     health = infra.health()
