@@ -89,6 +89,7 @@ async def test_a_silent_subscription_is_noticed_within_two_seconds(
     one, other = await pair(make, redis_server.url(port=proxy.port), redis_url, isolated_ttl=0.2, observer=notes)
     await one.set("row:1", "old")
     assert await one.get("row:1") == "old"
+    assert one.cache._memory.trusted_until - time.monotonic() < 2, "trust must lapse by itself, should the thread hang"
     proxy.black_hole()
     started = time.monotonic()
     await other.set("row:1", "new")

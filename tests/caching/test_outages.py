@@ -111,8 +111,13 @@ async def test_slower_than_the_budget(make: Make, redis_server: RedisServer, tcp
     proxy = tcp_proxy(redis_server.port)
     cache = make(redis_server.url(port=proxy.port))
     await cache.set("row:0", 0)
-    proxy.delay(to_client=0.3)
+    proxy.delay(to_client=0.15)
     await use(cache)
+    slow_until = time.monotonic() + 0.8
+    while time.monotonic() < slow_until:
+        assert not trusts(cache.cache), "a Redis that answers later than a call may wait is as good as away"
+    proxy.delay()
+    until(lambda: trusts(cache.cache))
 
 
 async def test_out_of_memory_serves_deletes_and_stores_nothing(
@@ -214,6 +219,16 @@ async def test_a_journal_that_overflows_drops_everything(make: Make, server: Red
     server.resume()
     until(lambda: trusts(cache.cache))
     assert await make(server.url()).get("row:1", MISSING) is MISSING
+
+
+async def test_recovery_survives_what_can_never_be_sent(make: Make, server: RedisServer) -> None:
+    cache = make(server.url(), timeout=1)
+    await cache.set("row:1", "old")
+    availability = availability_of(cache.cache)
+    availability.note("keys", ["\ud800"])
+    availability.fail("for this test")
+    until(lambda: trusts(cache.cache))
+    assert await make(server.url(), timeout=1).get("row:1", MISSING) is MISSING
 
 
 async def test_an_old_snapshot_is_not_believed(make: Make, start_redis: StartRedis) -> None:

@@ -226,8 +226,10 @@ async def test_a_delete_at_any_moment_of_a_load(kind: str, make: Make, redis_url
 async def test_a_cancelled_leader_cancels_nobody() -> None:
     cache = AsyncCachetoolsCacheService()
     release = asyncio.Event()
+    loads: list[int] = []
 
     async def load() -> int:
+        loads.append(1)
         await release.wait()
         return 7
 
@@ -240,6 +242,7 @@ async def test_a_cancelled_leader_cancels_nobody() -> None:
     release.set()
     assert await asyncio.gather(*waiters) == [7] * 5
     assert leader.cancelled()
+    assert len(loads) == 1
 
 
 async def test_a_load_that_cancels_itself_is_an_error_and_not_a_cancellation() -> None:
