@@ -1,15 +1,15 @@
 """What it costs to watch queries: a get by key without this package, with nobody watching, and captured.
 
-Run as `python -m benchmarks.queries`; `--write` keeps the result in docs/benchmarks/queries.md. In each round every
-mode runs in a process of its own, one after the other. Each figure is that of the best round, the one that was least
-disturbed by what else the machine did.
+Run as `python -m benchmarks.queries`; `--write` keeps the result in docs/benchmarks/queries.md. All modes take turns in
+one process, a few milliseconds each, and a ratio is the median over all rounds of the ratio within a round, so that
+what else the machine does falls on all alike.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
@@ -24,8 +24,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from araponga_infra.queries import QueryInspector
 from tests.servers import PostgresServer
 
-ROUNDS = 12
-SECONDS = 0.4
+ROUNDS = 100
+BATCHES = 15
 STATEMENTS_PER_CAPTURE = 20
 WEB_STACK = 40
 """Calls between the server and the handler in a usual web application."""
@@ -63,44 +63,41 @@ def orm(engine: Engine) -> Callable[[], object]:
     return get
 
 
-def per_second(work: Callable[[], object], mode: str, engine: Engine) -> float:
-    watch: Callable[[], AbstractContextManager[object]] = nullcontext
-    if mode != "plain":
-        inspector = QueryInspector(engine)
-        watch = inspector.capture if mode.startswith("captured") else nullcontext
+def slices(engine: Engine, work: Callable[[], object]) -> dict[str, Callable[[], float]]:
+    """For each mode, a function that measures a few batches: seconds per statement."""
+    capture = QueryInspector(engine).capture
 
-    def batch() -> None:
-        with watch():
-            for _ in range(STATEMENTS_PER_CAPTURE):
-                work()
+    def measured(watch: Callable[[], AbstractContextManager[object]], *, calls: int, is_attached: bool) -> float:
+        engine.dialect._has_events = is_attached
+        started = time.perf_counter()
+        for _ in range(BATCHES):
+            below(calls, watch, work)
+        return (time.perf_counter() - started) / BATCHES / STATEMENTS_PER_CAPTURE
 
-    def below(calls: int) -> None:
-        if calls:
-            below(calls - 1)
-        else:
-            batch()
-
-    calls = WEB_STACK if mode.endswith("deep") else 0
-    below(calls)
-    done, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < SECONDS:
-        below(calls)
-        done += STATEMENTS_PER_CAPTURE
-    return done / elapsed
+    return {
+        "plain": lambda: measured(nullcontext, calls=0, is_attached=False),
+        "attached": lambda: measured(nullcontext, calls=0, is_attached=True),
+        "captured": lambda: measured(capture, calls=0, is_attached=True),
+        "captured deep": lambda: measured(capture, calls=WEB_STACK, is_attached=True),
+    }
 
 
-def child(mode: str, url: str, kind: str) -> None:
+def below(calls: int, watch: Callable[[], AbstractContextManager[object]], work: Callable[[], object]) -> None:
+    if calls:
+        below(calls - 1, watch, work)
+        return
+    with watch():
+        for _ in range(STATEMENTS_PER_CAPTURE):
+            work()
+
+
+def measure(url: str, kind: Callable[[Engine], Callable[[], object]]) -> dict[str, float]:
+    """For each mode the ratio to SQLAlchemy alone; for that one, the seconds per statement."""
     engine = create_engine(url)
-    print(per_second({"core": core, "orm": orm}[kind](engine), mode, engine))
-
-
-def measure(url: str, kind: str) -> dict[str, float]:
-    seen: dict[str, list[float]] = {mode: [] for mode in MODES}
-    for _ in range(ROUNDS):
-        for mode, figures in seen.items():
-            command = [sys.executable, "-m", "benchmarks.queries", "--child", mode, url, kind]
-            figures.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return {mode: max(figures) for mode, figures in seen.items()}
+    modes = slices(engine, kind(engine))
+    rounds = [{mode: run() for mode, run in modes.items()} for _ in range(ROUNDS)]
+    ratios = {mode: statistics.median(each["plain"] / each[mode] for each in rounds) for mode in modes}
+    return ratios | {"plain": statistics.median(each["plain"] for each in rounds)}
 
 
 def prepare(url: str) -> str:
@@ -113,12 +110,15 @@ def prepare(url: str) -> str:
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    lines = ["| work | mode | per second | ratio | added |", "|-|-|-:|-:|-:|"]
+    lines = ["| work | mode | ratio | added |", "|-|-|-:|-:|"]
     for work, figures in results.items():
-        plain = figures["plain"]
-        for mode, figure in figures.items():
-            added = (1 / figure - 1 / plain) * 1e6
-            lines.append(f"| {work} | {MODES[mode]} | {figure:,.0f} | {figure / plain:.2f} | {added:+.1f} us |")
+        alone = figures["plain"] * 1e6
+        lines.append(f"| {work} | {MODES['plain']} | 1.00 | ({alone:.0f} us) |")
+        lines += [
+            f"| | {name} | {figures[mode]:.2f} | {alone / figures[mode] - alone:+.1f} us |"
+            for mode, name in MODES.items()
+            if mode != "plain"
+        ]
     return "\n".join(lines)
 
 
@@ -130,13 +130,13 @@ def main() -> None:
         sqlite = prepare(f"sqlite:///{temporary}/bench.db")
         postgresql = prepare(database.url("psycopg"))
         results = {
-            f"{name}, {kind.__doc__}": measure(url, kind.__name__)
+            f"{name}, {kind.__doc__}": measure(url, kind)
             for name, url in (("SQLite", sqlite), ("PostgreSQL", postgresql))
             for kind in (core, orm)
         }
     page = (
         f"# What watching queries costs\n\nPython {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, "
-        f"{platform.machine()}; best of {ROUNDS} rounds. `python -m benchmarks.queries --write` writes this page.\n\n"
+        f"{platform.machine()}; median of {ROUNDS} rounds. `python -m benchmarks.queries --write` writes this page.\n\n"
         f"{table(results)}\n"
     )
     print(page)
@@ -148,7 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(*sys.argv[2:])
-    else:
-        main()
+    main()
