@@ -18,7 +18,7 @@ from uuid import UUID
 
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["CacheKey", "KeyPart", "Pattern", "group_of", "key", "normalized", "stored_name"]
+__all__ = ["CacheKey", "KeyPart", "Pattern", "group_of", "key", "normalized", "refuse_surrogates", "stored_name"]
 
 KeyPart: TypeAlias = Union[
     str, int, bool, float, bytes, Decimal, UUID, datetime.date, datetime.time, datetime.timedelta, enum.Enum,
@@ -113,17 +113,34 @@ def normalized(given: CacheKey) -> str:
     """The string a caller's key means.
 
     Raises:
-        InvalidArgumentError: empty, or neither a string nor a tuple.
+        InvalidArgumentError: empty, neither a string nor a tuple, or text that UTF-8 cannot carry.
     """
     if isinstance(given, tuple) and given:
-        return key(*given)
+        given = key(*given)
     if not isinstance(given, str) or not given:
         raise InvalidArgumentError(
             f"key={given!r} must be a string with at least one character, as key('territory', 42) makes"
             if isinstance(given, (str, tuple))
             else f"key is a {type(given).__name__}: pass a string, as key('territory', 42) makes"
         )
+    if not given.isascii():
+        refuse_surrogates(given, "key")
     return given
+
+
+def refuse_surrogates(text: str, argument: str) -> None:
+    """Refuse what no connection can carry, before anything is noted to be sent.
+
+    Raises:
+        InvalidArgumentError: the text has half of a surrogate pair, as wrongly decoded input does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{argument}={text!r} has a lone surrogate, which UTF-8 cannot carry: decode the input it came from "
+            "with errors='replace', or pass it as a part to key(), which escapes it"
+        ) from error
 
 
 def group_of(name: str) -> str:
@@ -154,7 +171,7 @@ class Pattern:
     Keys are matched in the form they have in Redis (see `stored_name`), the same on every backend.
 
     Raises:
-        InvalidArgumentError: empty or no string.
+        InvalidArgumentError: empty, no string, or text that UTF-8 cannot carry.
     """
 
     __slots__ = ("_regex", "coarse", "text")
@@ -162,6 +179,7 @@ class Pattern:
     def __init__(self, text: str) -> None:
         if not isinstance(text, str) or not text:
             raise InvalidArgumentError(f"pattern={text!r} must be a string with at least one character")
+        refuse_surrogates(text, "pattern")
         self.text = text
         tokens = _tokens(text)
         self._regex = re.compile("".join(regex for regex, _ in tokens), re.DOTALL)

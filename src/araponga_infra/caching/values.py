@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
+from araponga_infra.caching.keys import refuse_surrogates
 from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
 
@@ -67,6 +68,7 @@ def read_tags(tags: Iterable[str]) -> tuple[str, ...]:
     for tag in unique:
         if not isinstance(tag, str) or not tag:
             raise InvalidArgumentError(f"tags holds {tag!r}: a tag is a string with at least one character")
+        refuse_surrogates(tag, "tag")
     return tuple(sorted(unique))
 
 

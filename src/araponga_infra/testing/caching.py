@@ -438,6 +438,7 @@ class CacheContract:
             lambda: uniform.delete_by_pattern(""),
             lambda: uniform.get("k", type=Place | Basket),
             lambda: uniform.cache.region("", int),
+            *_refused_surrogates(uniform),
         ):
             with pytest.raises(InvalidArgumentError):
                 await call()
@@ -491,6 +492,21 @@ class SharedCacheContract(CacheContract):
         assert await uniform.get_or_set("k", load) == "old"
         assert await second.get("k", MISSING) is MISSING
         assert await uniform.get("k", MISSING) is MISSING
+
+
+def _refused_surrogates(uniform: Uniform) -> list[Callable[[], Any]]:
+    """Text that UTF-8 cannot carry must not reach a backend, where it could never be sent."""
+    return [
+        lambda: uniform.get("\ud800"),
+        lambda: uniform.exists("\ud800"),
+        lambda: uniform.set("\ud800", 1),
+        lambda: uniform.delete("\ud800"),
+        lambda: uniform.delete_many(["\ud800"]),
+        lambda: uniform.delete_by_pattern("\ud800*"),
+        lambda: uniform.delete_by_tag("\ud800"),
+        lambda: uniform.set("k", 1, tags=("\ud800",)),
+        lambda: uniform.get_or_set("k", lambda: Loaded(1, tags=("\ud800",))),
+    ]
 
 
 async def _then(first: Awaitable[Any], result: T) -> T:

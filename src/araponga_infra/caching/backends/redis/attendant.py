@@ -182,8 +182,11 @@ class Attendant:
             missed = availability.take_missed()
             try:
                 await operations.purge(missed)
-            except BaseException:
+            except _TROUBLE:
                 availability.put_back(missed)
+                raise
+            except BaseException:  # something in it cannot be sent: the next probe drops everything instead
+                availability.note_everything()
                 raise
             await operations.marks((self._names.epoch,), 0, f"{new_token()}@{server_id}")
             availability.tell_purge(missed)
