@@ -85,7 +85,7 @@ def _engine_begin(session: Session) -> None:
 
 def _engine_with_options(session: Session) -> None:
     bind: Any = session.get_bind()
-    with bind.execution_options(logging_token="x").connect() as connection:
+    with bind.execution_options(stream_results=False).connect() as connection:
         connection.execute(text("UPDATE post SET title = 'changed'"))
         connection.commit()
 
