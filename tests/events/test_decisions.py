@@ -10,6 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.events import DeadReason, State
+from araponga_infra.events.catalog import Catalog
+from araponga_infra.events.dispatch import Dispatch
+from araponga_infra.events.feed import Feed
 from araponga_infra.events.isolation import Isolation
 from araponga_infra.events.lifecycle import (
     Abandoned,
@@ -28,8 +31,10 @@ from araponga_infra.events.lifecycle import (
     decide,
 )
 from araponga_infra.events.prefetch import next_batch, shares
+from araponga_infra.events.stores.sqlalchemy.listening import QUIET_SECONDS
 from araponga_infra.events.subscribing import plan_subscriptions
-from araponga_infra.events.values import Subscription
+from araponga_infra.events.values import Exchange, Subscription
+from araponga_infra.testing.clock import FakeClock
 
 WHILE_RUNNING: st.SearchStrategy[Outcome] = st.one_of(
     st.just(Succeeded()),
@@ -153,3 +158,15 @@ def test_in_whatever_order_instances_start_one_name_gets_the_event_and_the_last_
         names = applied(known, old if each == "old" else new)
         assert len(known) == 1, "an event is delivered once"
         assert set(known) <= set(names), "and to a name that whoever has started last takes"
+
+
+def test_a_feed_that_was_told_of_news_looks_again_soon() -> None:
+    """Other processes speak at most once in a while: what they published right after that is found by looking again."""
+    clock = FakeClock()
+    dispatch = Dispatch(Catalog(), RetryPolicy(), max_concurrency=5, fetch_batch=10, clock=clock)
+    feed = Feed(dispatch, clock, patience_seconds=2.0, poll_seconds=3600.0)
+    step = feed.plan()
+    feed.took(step, Exchange([], None))
+    assert feed.rest_seconds(step) == 3600.0
+    feed.alert()
+    assert QUIET_SECONDS < feed.rest_seconds(step) < 0.05

@@ -146,9 +146,9 @@ async def test_another_process_is_told_by_postgres(postgres_database: Any) -> No
         BackgroundEventProcessor(SqlAlchemyEventStore(other), consume=False) as web,
     ):
         await eventually(lambda: worker._running is not None and worker._running._feed.is_dry)
-        for number in range(5):
+        for number in range(40):
             await asyncio.to_thread(web.publish, Happened(number))
-        await eventually(lambda: sorted(seen) == [0, 1, 2, 3, 4], seconds=10)
+        await eventually(lambda: sorted(seen) == list(range(40)), seconds=10)
     engine.dispose()
     other.dispose()
 

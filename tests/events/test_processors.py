@@ -359,6 +359,21 @@ async def _has_dead(processor: Any, number: int) -> bool:
     return bool((await settled(processor.stats())).dead == number)
 
 
+async def test_ctrl_c_during_run_until_idle_reaches_the_caller_and_costs_nothing(host: Host) -> None:
+    router, is_pressed = EventRouter(), [True]
+
+    @router.subscribe(Happened, max_attempts=1)
+    def interrupted(happened: Happened) -> None:
+        if is_pressed.pop() if is_pressed else False:
+            raise KeyboardInterrupt
+
+    processor = await host.started(router, consume=False)
+    await settled(processor.publish(Happened(1)))
+    with pytest.raises(KeyboardInterrupt):
+        await settled(processor.run_until_idle())
+    assert (await settled(processor.run_until_idle())).completed == 1
+
+
 async def test_stopping_lets_handlers_finish_and_loses_nothing(host: Host) -> None:
     router, started, done, gate = EventRouter(), list[int](), list[int](), threading.Event()
 

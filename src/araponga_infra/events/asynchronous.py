@@ -311,7 +311,7 @@ class _Running:
     async def start(self) -> None:
         processor = self._processor
         await self._store.join(self._feed.owner, processor._lease_seconds)
-        self._listener = self._store.listen(self.signal.set)
+        self._listener = self._store.listen(self._hear)
         self._pulse = Pulse(
             self._open_keeper, self._dispatch, owner=self._feed.owner, lease_seconds=processor._lease_seconds,
             on_lost=self._renew, on_reaped=self._note_reaped, on_overdue=self._time_out,
@@ -320,6 +320,10 @@ class _Running:
         self._tasks.start()
         self._pulse.start()
         self._fetcher = asyncio.create_task(self._fetch(), name="araponga-events-fetch")
+
+    def _hear(self) -> None:
+        self._feed.alert()
+        self.signal.set()
 
     def _open_keeper(self) -> LeaseKeeper:
         return self._store.lease_keeper()

@@ -287,7 +287,7 @@ class _Running:
     def start(self) -> None:
         processor = self._processor
         self._store.join(self._feed.owner, processor._lease_seconds)
-        self._listener = self._store.listen(self.signal.set)
+        self._listener = self._store.listen(self._hear)
         self._pulse = Pulse(
             self._open_keeper, self._dispatch, owner=self._feed.owner, lease_seconds=processor._lease_seconds,
             on_lost=self._renew, on_reaped=self._note_reaped, on_overdue=self._time_out,
@@ -296,6 +296,10 @@ class _Running:
         self._loop.start_if_needed()
         self._pulse.start()
         self._fetcher.start()
+
+    def _hear(self) -> None:
+        self._feed.alert()
+        self.signal.set()
 
     def _open_keeper(self) -> LeaseKeeper:
         return self._store.lease_keeper()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from araponga_infra.events.values import Exchange, Receipt, Want
 __all__ = ["Feed", "Step", "new_owner"]
 
 _RECHECK_SECONDS = 0.05
+_ALERT_SECONDS = 0.05
+_LOOK_AGAIN_SECONDS = 0.015
 
 
 def new_owner() -> str:
@@ -45,6 +48,7 @@ class Feed:
         self._poll_seconds = poll_seconds
         self._next_due_seconds: float | None = None
         self._is_dry = False
+        self._alert_until = 0.0
         self.isolation = Isolation(patience_seconds)
         self.owner = new_owner()
         self.is_draining = False
@@ -79,10 +83,16 @@ class Feed:
         """The last claim found nothing."""
         return self._is_dry
 
+    def alert(self) -> None:
+        """Another process has published. It speaks at most once in a while, so look again when that while is over."""
+        self._alert_until = time.monotonic() + _ALERT_SECONDS
+
     def rest_seconds(self, step: Step) -> float:
         """How long to wait for a signal before looking again."""
         if step.is_alone:
             return 0.0
+        if time.monotonic() < self._alert_until:
+            return _LOOK_AGAIN_SECONDS
         if self.isolation.has_suspects:
             return _RECHECK_SECONDS
         if self._is_dry and self._next_due_seconds is not None:

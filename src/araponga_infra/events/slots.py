@@ -128,6 +128,9 @@ class Runner:
             else:
                 result = self.in_session(job.receipt, lambda session: job.call(self.clock, self.publish_in, session))
         except BaseException as error:
+            if _is_for_the_caller(self.dispatch, error):
+                self.dispatch.end(job, GivenBack())
+                raise
             self.dispatch.end(job, outcome_of_error(error), error)
         else:
             _settle(self.dispatch, job, result)
@@ -157,6 +160,9 @@ class AsyncRunner:
         except GeneratorExit:
             raise
         except BaseException as error:
+            if _is_for_the_caller(self.dispatch, error):
+                self.dispatch.end(job, GivenBack())
+                raise
             self.dispatch.end(job, outcome_of_error(error), error)
         else:
             _settle(self.dispatch, job, result)
@@ -194,6 +200,11 @@ class AsyncRunner:
             return True
         self.dispatch.end(job, Failed("CancelledError: the handler was cancelled from within"), error)
         return False
+
+
+def _is_for_the_caller(dispatch: Dispatch, error: BaseException) -> bool:
+    """Ctrl-C while handlers run in the caller's own thread is meant for the caller."""
+    return dispatch.is_reported and isinstance(error, KeyboardInterrupt)
 
 
 def _settle(dispatch: Dispatch, job: Job, result: object) -> None:
