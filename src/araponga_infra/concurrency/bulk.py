@@ -11,7 +11,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
-from araponga_infra.concurrency.journal import ExpectedRow, Journal, journal_of, versioned_states
+from araponga_infra.concurrency.journal import Journal, journal_of, versioned_states
 from araponga_infra.concurrency.versions import entity_name, loaded_version, version_column, version_key
 from araponga_infra.errors import InvalidArgumentError
 
@@ -54,7 +54,7 @@ def expect_versions(journal: Journal, session: Session, mapper: Mapper[Any], map
     version = version_key(mapper)
     for mapping in mappings:
         if mapping.get(version) is not None and all(key in mapping for key in keys):
-            journal.expect(ExpectedRow(mapper, tuple(mapping[key] for key in keys), mapping[version]))
+            journal.expect(mapper, tuple(mapping[key] for key in keys), mapping[version])
     journal.connection = session.connection(bind_arguments={"mapper": mapper})
 
 

@@ -36,10 +36,6 @@ class ExpectedRow:
     identity: tuple[Any, ...]
     version: int
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return self.mapper.base_mapper, self.identity
-
 
 class Journal:
     """What one session has read and is about to write. Not thread-safe, as the session is not.
@@ -58,7 +54,7 @@ class Journal:
         self.is_thorough = False
         self.connection: Connection | None = None
         self.matched: set[InstanceState[Any]] | None = None
-        self._expected: dict[Any, ExpectedRow] = {}
+        self._expected: dict[Any, tuple[Mapper[Any], int]] = {}
         self._inserted: set[InstanceState[Any]] = set()
         self._overtaken: dict[InstanceState[Any], int] = {}
 
@@ -68,10 +64,10 @@ class Journal:
     def note(self, state: InstanceState[Any], version: int) -> None:
         """The version that was first read counts: later ones of the same transaction are of its own making."""
         if state not in self._inserted:
-            self.expect(ExpectedRow(state.mapper, tuple(state.identity or ()), version))
+            self._expected.setdefault(state.key, (state.mapper, version))
 
-    def expect(self, row: ExpectedRow) -> None:
-        self._expected.setdefault(row.key, row)
+    def expect(self, mapper: Mapper[Any], identity: tuple[Any, ...], version: int) -> None:
+        self._expected.setdefault(mapper.identity_key_from_primary_key(identity), (mapper, version))
 
     def note_overtaken(self, state: InstanceState[Any], version: int) -> None:
         """A bulk update of this session gave the row a version that the session cannot know."""
@@ -86,9 +82,8 @@ class Journal:
         for state in versioned_states(session):
             version = loaded_version(state)
             if version is not None and state not in self._inserted:
-                row = ExpectedRow(state.mapper, tuple(state.identity or ()), version)
-                held.setdefault(row.key, row)
-        return tuple(held.values())
+                held.setdefault(state.key, (state.mapper, version))
+        return tuple(ExpectedRow(mapper, tuple(key[1]), version) for key, (mapper, version) in held.items())
 
     def clear(self) -> None:
         """The transaction ended; what the session still holds is read anew or was its own making."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from sqlalchemy import Column, ColumnDefault, Integer, SmallInteger, Table, event, inspect
@@ -99,6 +99,7 @@ def version_column(mapper: Mapper[Any]) -> Column[Any]:
     return cast("Column[Any]", mapper.version_id_col)
 
 
+@lru_cache(maxsize=1024)
 def version_key(mapper: Mapper[Any]) -> str:
     """The name of the attribute that holds the version of a versioned mapper."""
     return mapper.get_property_by_column(version_column(mapper)).key
