@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from araponga_infra.caching import MISSING, CacheBreaker, CacheFallback, CachePurge, create_cache
+from araponga_infra.caching import (
+    MISSING,
+    CacheBreaker,
+    CacheFallback,
+    CachePurge,
+    create_async_cache,
+    create_cache,
+)
+from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.testing.caching import Uniform
 from tests.caching.conftest import Make, Notes, availability_of, hears, trusts, until
 from tests.servers.fixtures import StartRedis, StartTcpProxy
@@ -144,6 +152,34 @@ async def test_a_malformed_url_is_refused_and_not_repeated() -> None:
         with pytest.raises(ValueError, match="redis is") as caught:
             Uniform(build_any(url))
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@h?bogus=1",
+        "rediss://:secret@h?ssl_cert_reqs=nonsense",
+        "redis://:secret@h/abc",
+        "redis://:secret@h/0/1",
+        "redis://:secret@h?socket_timeout=soon",
+        "redis://:secret@h?max_connections=-1",
+        "unix://",
+        "unix://?db=1",
+    ],
+)
+@pytest.mark.parametrize("create", [create_cache, create_async_cache])
+def test_a_url_that_could_never_connect_is_refused(url: str, create: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidArgumentError, match="redis is a") as caught:
+        create(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_the_options_of_a_url_are_used(make: Make, redis_url: str) -> None:
+    cache = make(f"{redis_url}?max_connections=2&timeout=1&client_name=araponga-test", timeout=1)
+    await cache.set("row:1", 1)
+    until(lambda: trusts(cache.cache))
+    assert await make(redis_url, timeout=1).get("row:1") == 1
 
 
 def build_any(url: Any) -> Any:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -33,6 +34,7 @@ AsyncHook: TypeAlias = Callable[[Any], Awaitable[None]]
 _Sentinel: Any = redis.Sentinel
 _AsyncSentinel: Any = redis.asyncio.Sentinel
 _BlockingPool: Any = redis.BlockingConnectionPool
+_AsyncBlockingPool: Any = redis.asyncio.BlockingConnectionPool
 _CONTROL_SECONDS = 1.0
 """How long the background connection waits: longer than a call may, so that a slow Redis is found to be alive."""
 
@@ -89,16 +91,12 @@ class Endpoint:
             return manager.master_for(service, **options).connection_pool
         if "connection_class" in options:
             options["connection_class"] = getattr(redis.asyncio, options["connection_class"].__name__)
-        return redis.asyncio.BlockingConnectionPool(
-            **options, redis_connect_func=hook, max_connections=self.max_connections, timeout=None
-        )
+        ours: dict[str, Any] = {"max_connections": self.max_connections, "timeout": None}
+        return _AsyncBlockingPool(**{**ours, **options, "redis_connect_func": hook})
 
     def control(self) -> Control:
         """What carries heartbeats, recovery and the subscription, from a thread of its own."""
-        options: dict[str, Any] = {
-            **self.options, "socket_connect_timeout": _CONTROL_SECONDS, "socket_timeout": _CONTROL_SECONDS,
-            "protocol": 2, "retry": Retry(NoBackoff(), 0),
-        }  # fmt: skip
+        options = self.control_options()
         if self.cluster is not None:
             return ClusterControl(self.nodes, options)
         if self.sentinels is not None:
@@ -106,6 +104,15 @@ class Endpoint:
             manager = _Sentinel(list(addresses), socket_timeout=_CONTROL_SECONDS)
             return PoolControl(manager.master_for(service, **options).connection_pool)
         return PoolControl(redis.ConnectionPool(**_QUIET, **options))
+
+    def control_options(self) -> dict[str, Any]:
+        """What the connections of that thread take."""
+        options: dict[str, Any] = {
+            **self.options, "socket_connect_timeout": _CONTROL_SECONDS, "socket_timeout": _CONTROL_SECONDS,
+            "protocol": 2, "retry": Retry(NoBackoff(), 0),
+        }  # fmt: skip
+        options.pop("timeout", None)  # how long a call waits for a free connection, which none does here
+        return options
 
 
 def _quiet_options() -> dict[str, Any]:
@@ -128,7 +135,7 @@ def endpoint_of(target: Any, *, budget_seconds: float, max_connections: int, is_
             hold a password, is not repeated.
     """
     if isinstance(target, str):
-        return Endpoint(_options_of_url(target), budget_seconds, max_connections)
+        return _rehearsed(Endpoint(_options_of_url(target), budget_seconds, max_connections), is_async=is_async)
     ours, others = (redis.asyncio, redis) if is_async else (redis, redis.asyncio)
     if isinstance(target, ours.Redis):
         pool: Any = target.connection_pool
@@ -156,13 +163,37 @@ def _options_of_url(url: str) -> dict[str, Any]:
         )
     try:
         options: dict[str, Any] = dict(_connection_module.parse_url(url))
+        path = urlsplit(url).path.strip("/")
     except (ValueError, TypeError):
-        raise InvalidArgumentError(
-            "redis is a Redis URL with a part that cannot be read: check the port, the database number and the options"
-        ) from None
-    if not options.get("path") and not options.get("host"):
-        options["host"] = "localhost"
-    return options
+        raise _unusable_url() from None
+    if url.startswith("unix://"):
+        if not options.get("path"):
+            raise InvalidArgumentError("redis is a unix:// URL without a path: write it as unix:///run/redis.sock")
+        return options
+    if path and not (path.isascii() and path.isdecimal()):
+        raise InvalidArgumentError("redis is a URL whose database is no number: write it as redis://host:6379/0")
+    return {"host": "localhost"} | options
+
+
+def _rehearsed(endpoint: Endpoint, *, is_async: bool) -> Endpoint:
+    """Make each kind of connection once without connecting it, since a URL is read no earlier than that."""
+    unused: Any = None
+    try:
+        pools = [endpoint.pool_for_calls(unused), redis.ConnectionPool(**endpoint.control_options())]
+        if is_async:
+            pools.append(endpoint.pool_for_loop(unused))
+        for pool in pools:
+            pool.make_connection()
+    except (TypeError, ValueError, AttributeError, redis.RedisError, OSError):
+        raise _unusable_url() from None
+    return endpoint
+
+
+def _unusable_url() -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "redis is a Redis URL with a part that cannot be used: check the port, the database number, and the names and "
+        "values of the options after the question mark"
+    )
 
 
 def _plain(given: dict[str, Any]) -> dict[str, Any]:
