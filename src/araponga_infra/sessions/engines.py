@@ -36,10 +36,10 @@ class ReadOnlyEngine(OptionEngine):
     def __init__(self, proxied: Engine, execution_options: Any) -> None:
         refuse_opening_options(execution_options)
         super().__init__(proxied, execution_options)
-        self.family = family_of(proxied.dialect)
-        self.server = server_for(self.family, proxied.pool)
+        self.family: Family = family_of(proxied.dialect)
+        self.server: Server = server_for(self.family, proxied.pool)
         self.judge = JUDGES[self.family]
-        self.is_own = getattr(proxied, "is_own", False)
+        self.is_own: bool = getattr(proxied, "is_own", False)
 
     def raw_connection(self) -> PoolProxiedConnection:
         return guarded_driver(self.check_out(), self.family, self.server)

@@ -46,7 +46,7 @@ class Replica:
     def __init__(
         self, number: int, engine: ReadOnlyEngine, *, limits: Limits, clock: Clock, report: Report | None
     ) -> None:
-        self.engine = _ReplicaEngine(engine, self)
+        self.engine: _ReplicaEngine = _ReplicaEngine(engine, self)
         self.wake: Callable[[], None] = _nobody
         self.returned: Callable[[], None] = _nobody
         self._limits = limits
