@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from araponga_infra.backoff import Backoff
@@ -27,7 +27,13 @@ from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
 from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
-from araponga_infra.concurrency.units import UnitOfWork, UnitOfWorkMethod
+from araponga_infra.concurrency.units import (
+    UnitOfWork,
+    UnitOfWorkMethod,
+    refuse_plain_result,
+    refuse_sessionless,
+    refuse_uncallable,
+)
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.telemetry import Observer, reporter
 
@@ -75,6 +81,7 @@ class AsyncConcurrencyHelper:
         self, work: Callable[Concatenate[AsyncSession, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Await `work(session, *args, **kwargs)` and COMMIT; as `ConcurrencyHelper.execute` in every other respect."""
+        refuse_uncallable(work, "execute")
         with OpenUnit():
             course = Course(self._policy, self._clock, self._report)
             call = (work, args, kwargs)
@@ -91,6 +98,8 @@ class AsyncConcurrencyHelper:
         verify: AsyncVerify | None = None,
     ) -> Self:
         """A helper like this one with some settings changed, as `ConcurrencyHelper.options`; `verify` is awaited."""
+        if verify is not None and not callable(verify):
+            raise InvalidArgumentError(f"verify={verify!r}: pass a function that takes a session")
         changed = copy.copy(self)
         changed._policy = self._policy.changed(max_attempts, timeout)
         changed._verify = verify if verify is not None else self._verify
@@ -106,7 +115,8 @@ class AsyncConcurrencyHelper:
     ) -> UnitOfWorkMethod[Owner, AsyncSession, P, Coroutine[Any, Any, T]]: ...
     def unit_of_work(self, work: Callable[..., Any], /) -> Any:
         """Decorator: the coroutine function without its session parameter, run by `execute`. Functions and methods."""
-        return UnitOfWork[AsyncSession, Any, Any](self.execute, work)
+        refuse_sessionless(work, "unit_of_work")
+        return UnitOfWork[AsyncSession, Any, Any](self.execute, work, (AsyncSession, async_scoped_session))
 
     async def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
         work, args, kwargs = call
@@ -117,7 +127,9 @@ class AsyncConcurrencyHelper:
                     with attempt:
                         if plan is not None:
                             await session.run_sync(plan.prepare)
-                        result = await work(session, *args, **kwargs)
+                        result = work(session, *args, **kwargs)
+                        refuse_plain_result(result, work)
+                        result = await result
                         await session.flush()
                         if self._verify is not None:
                             attempt.server_process = await session.run_sync(server_process)

@@ -93,7 +93,7 @@ class Attempt:
         self._journal.is_thorough = plan is not None
         self._previous = plan.failed if plan is not None else None
         self._suspects: tuple[ExpectedRow, ...] = ()
-        self.is_committing = False
+        self.is_committing: bool = False
         self.server_process: int | None = None
 
     def __enter__(self) -> None:
@@ -143,7 +143,7 @@ class Course:
         self._clock = clock
         self._report = report
         self._started = clock.monotonic()
-        self.progress = Progress()
+        self.progress: Progress = Progress()
         self.plan: Plan | None = None
 
     def after(self, failed: FailedAttempt) -> Step:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration
@@ -26,7 +26,14 @@ from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
 from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
-from araponga_infra.concurrency.units import UnitOfWork, UnitOfWorkMethod
+from araponga_infra.concurrency.units import (
+    UnitOfWork,
+    UnitOfWorkMethod,
+    refuse_async_work,
+    refuse_awaitable,
+    refuse_sessionless,
+    refuse_uncallable,
+)
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.telemetry import Observer, reporter
 
@@ -101,6 +108,7 @@ class ConcurrencyHelper:
             NestedUnitOfWorkError: called inside a unit of work.
             Exception: whatever else `work` or the database raises, untouched, from the attempt that raised it.
         """
+        refuse_uncallable(work, "execute")
         with OpenUnit():
             course = Course(self._policy, self._clock, self._report)
             call = (work, args, kwargs)
@@ -128,6 +136,9 @@ class ConcurrencyHelper:
         Example:
             >>> helper.options(max_attempts=5).execute(publish, post_id)  # doctest: +SKIP
         """
+        if verify is not None and not callable(verify):
+            raise InvalidArgumentError(f"verify={verify!r}: pass a function that takes a session")
+        refuse_async_work(verify, "options(verify=...)")
         changed = copy.copy(self)
         changed._policy = self._policy.changed(max_attempts, timeout)
         changed._verify = verify if verify is not None else self._verify
@@ -149,7 +160,9 @@ class ConcurrencyHelper:
             ... def publish(session: Session, post_id: int) -> Post: ...
             >>> publish(7)  # doctest: +SKIP
         """
-        return UnitOfWork[Session, Any, Any](self.execute, work)
+        refuse_sessionless(work, "unit_of_work")
+        refuse_async_work(work, "unit_of_work")
+        return UnitOfWork[Session, Any, Any](self.execute, work, (Session, scoped_session))
 
     def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
         work, args, kwargs = call
@@ -161,6 +174,7 @@ class ConcurrencyHelper:
                         if plan is not None:
                             plan.prepare(session)
                         result = work(session, *args, **kwargs)
+                        refuse_awaitable(result, work)
                         session.flush()
                         if self._verify is not None:
                             attempt.server_process = server_process(session)

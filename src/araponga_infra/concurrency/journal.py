@@ -50,8 +50,8 @@ class Journal:
     __slots__ = ("_expected", "_inserted", "_overtaken", "connection", "is_supervised", "is_thorough", "matched")
 
     def __init__(self) -> None:
-        self.is_supervised = False
-        self.is_thorough = False
+        self.is_supervised: bool = False
+        self.is_thorough: bool = False
         self.connection: Connection | None = None
         self.matched: set[InstanceState[Any]] | None = None
         self._expected: dict[Any, tuple[Mapper[Any], int]] = {}
@@ -107,9 +107,9 @@ def journal_of(session: Session) -> Journal | None:
 
 
 def note_write(mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]) -> None:
-    if mapper.version_id_col is None or state.session is None:
-        return
-    journal = journal_of(state.session)
+    """Listens to `before_update` and `before_delete`, once for each row: the one place here that must be quick."""
+    session = state.session if mapper.version_id_col is not None else None
+    journal: Journal | None = session.info.get(_KEY) if session is not None else None
     if journal is None:
         return
     journal.connection = connection
