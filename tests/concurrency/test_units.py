@@ -163,6 +163,68 @@ def test_something_else_than_a_sessionmaker_is_refused(kind: Any, maker: session
 def test_unit_of_work_needs_a_function(helper: ConcurrencyHelper) -> None:
     with pytest.raises(InvalidArgumentError, match="first parameter is the session"):
         helper.unit_of_work(7)  # type: ignore[call-overload]
+    with pytest.raises(InvalidArgumentError, match="no positional parameter"):
+        helper.unit_of_work(lambda: 1)  # type: ignore[arg-type, misc]
+
+
+async def _rename(session: Any, title: str) -> None:
+    session.add(Post(id=2, title=title))
+
+
+def test_an_async_function_is_no_work_for_the_sync_helper(helper: ConcurrencyHelper) -> None:
+    """It would not run, and nothing would be committed."""
+    works: list[Any] = [_rename, lambda session, title: _rename(session, title)]
+    for work in works:
+        with pytest.raises(InvalidArgumentError, match="AsyncConcurrencyHelper"):
+            helper.execute(work, "Bazar")
+    with pytest.raises(InvalidArgumentError, match="AsyncConcurrencyHelper"):
+        helper.unit_of_work(_rename)
+    with pytest.raises(InvalidArgumentError, match="AsyncConcurrencyHelper"):
+        helper.options(verify=_rename)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_a_plain_function_is_no_work_for_the_async_helper(async_helper: AsyncConcurrencyHelper) -> None:
+    def add(session: AsyncSession) -> None:
+        session.add(Post(id=2))
+
+    async def find(session: AsyncSession) -> Post | None:
+        return await session.get(Post, 2)
+
+    wrong: Any = add
+    with pytest.raises(InvalidArgumentError, match="async def"):
+        await async_helper.execute(wrong)
+    assert await async_helper.execute(find) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("work", [None, "x", 3])
+async def test_what_cannot_be_called_is_refused(
+    helper: ConcurrencyHelper, async_helper: AsyncConcurrencyHelper, work: Any
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="pass a function"):
+        helper.execute(work)
+    with pytest.raises(InvalidArgumentError, match="pass a function"):
+        await async_helper.execute(work)
+    for each in (helper, async_helper):
+        if work is not None:
+            with pytest.raises(InvalidArgumentError, match="verify="):
+                each.options(verify=work)
+
+
+@pytest.mark.anyio
+async def test_within_needs_a_session(helper: ConcurrencyHelper, async_helper: AsyncConcurrencyHelper) -> None:
+    async def async_work(session: AsyncSession) -> None: ...
+
+    work: Any = helper.unit_of_work(like)
+    wrong: Any
+    for wrong in (None, "x", AsyncSession()):
+        with pytest.raises(InvalidArgumentError, match="pass the Session"):
+            work.within(wrong, 1)
+    work = async_helper.unit_of_work(async_work)
+    for wrong in (None, "x", Session()):
+        with pytest.raises(InvalidArgumentError, match="pass the AsyncSession"):
+            work.within(wrong)
 
 
 def test_the_hosts_sessionmaker_is_called_and_not_changed(url: str) -> None:
