@@ -40,7 +40,7 @@ class EmbeddedDatabase:
 
     def __init__(self) -> None:
         folder = mkdtemp(prefix="araponga-")
-        self.url = f"sqlite:///{Path(folder) / 'araponga.db'}"
+        self.url: str = f"sqlite:///{Path(folder) / 'araponga.db'}"
         self._finalizer = weakref.finalize(self, _remove, folder, os.getpid())
         _logger.warning(
             "no database is named: embedded SQLite in %s, gone at close; set ARAPONGA_DATABASE_URL to keep data", folder

@@ -125,7 +125,7 @@ class _Configured:
         return f"{type(self).__name__}({self.settings!r})"
 
 
-def _checked_routers(routers: object) -> tuple[EventRouter, ...]:
+def _checked_routers(routers: Sequence[EventRouter]) -> tuple[EventRouter, ...]:
     if isinstance(routers, Sequence) and all(isinstance(router, EventRouter) for router in routers):
         return tuple(routers)
     raise InvalidArgumentError(f"routers is {routers!r}: pass a list of EventRouter, as in routers=[router]")

@@ -36,7 +36,7 @@ class TypeCodec:
     __slots__ = ("_decode", "declared", "is_immutable")
 
     def __init__(self, declared: Any) -> None:
-        self.declared = declared
+        self.declared: Any = declared
         try:
             self._decode = msgspec.json.Decoder(declared, dec_hook=_read_foreign).decode
         except (TypeError, NotImplementedError, NameError) as error:
@@ -44,7 +44,7 @@ class TypeCodec:
                 f"type={declared!r} cannot be read back from JSON ({error}): cache a dataclass, Struct, pydantic "
                 "model or a plain type instead"
             ) from error
-        self.is_immutable = is_immutable(declared)
+        self.is_immutable: bool = is_immutable(declared)
 
     def read(self, payload: Payload) -> Any:
         """The value, new for each call unless it cannot change.

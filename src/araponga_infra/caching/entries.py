@@ -38,15 +38,15 @@ class Entry:
         tags: tuple[str, ...] = (),
         isolated_seconds: float = math.inf,
     ) -> None:
-        self.payload = payload
-        self.tags = tags
-        self.load_seconds = life.load_seconds
-        self.expires = now + life.ttl_seconds
-        self.dead = self.expires + life.stale_for_seconds
-        self.isolated_until = now + isolated_seconds
-        self.quiet_from = now + quiet_seconds(life)
+        self.payload: bytes = payload
+        self.tags: tuple[str, ...] = tags
+        self.load_seconds: float = life.load_seconds
+        self.expires: float = now + life.ttl_seconds
+        self.dead: float = self.expires + life.stale_for_seconds
+        self.isolated_until: float = now + isolated_seconds
+        self.quiet_from: float = now + quiet_seconds(life)
         """From here on a caller may draw the lot of an early refresh."""
-        self.quiet_until = 0.0
+        self.quiet_until: float = 0.0
         """Until here a hit decides nothing; moved on by whoever finds it passed."""
         self.shared: tuple[Any, Any] = _NOT_SHARED
         """A type and the immutable value as that type. One tuple, so that threads never see half of a change."""

@@ -36,7 +36,7 @@ class Signal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
-        self.has_landed = False
+        self.has_landed: bool = False
         self.outcome: Any = None
         self.error: BaseException | None = None
 
@@ -78,8 +78,8 @@ class Flight(Signal):
 
     def __init__(self, key: str, is_alive: Callable[[], bool]) -> None:
         super().__init__()
-        self.key = key
-        self.is_alive = is_alive
+        self.key: str = key
+        self.is_alive: Callable[[], bool] = is_alive
         self.awaits: Flight | None = None
         self.fallback: Entry | None = None
         """What waiters may take when the load is slow: a stale entry."""

@@ -180,10 +180,10 @@ class Pattern:
         if not isinstance(text, str) or not text:
             raise InvalidArgumentError(f"pattern={text!r} must be a string with at least one character")
         refuse_surrogates(text, "pattern")
-        self.text = text
+        self.text: str = text
         tokens = _tokens(text)
         self._regex = re.compile("".join(regex for regex, _ in tokens), re.DOTALL)
-        self.coarse = re.sub(r"\*+", "*", "".join(glob for _, glob in tokens))
+        self.coarse: str = re.sub(r"\*+", "*", "".join(glob for _, glob in tokens))
         """The same or wider, in Redis's glob, which counts bytes."""
 
     def matches(self, name: str) -> bool:

@@ -75,20 +75,21 @@ class CacheParts:
         if max_bytes is not None:
             _check_count(max_bytes, "max_bytes")
         self.default_ttl = default_ttl
-        self.default_ttl_seconds = read_ttl(default_ttl, "default_ttl")
-        self.monotonic = (clock or SYSTEM_CLOCK).monotonic
+        self.default_ttl_seconds: float = read_ttl(default_ttl, "default_ttl")
+        self.monotonic: Callable[[], float] = (clock or SYSTEM_CLOCK).monotonic
         self.clock = clock
         self.observer = observer
-        self.report = reporter(observer)
-        self.max_entries, self.max_bytes = max_entries, max_bytes
+        self.report: Report | None = reporter(observer)
+        self.max_entries: int = max_entries
+        self.max_bytes: int | None = max_bytes
         self.redis = redis
         self.is_async = is_async
-        self.memory = MemoryStore(
+        self.memory: MemoryStore = MemoryStore(
             max_entries=max_entries, max_bytes=max_bytes, monotonic=self.monotonic,
             on_eviction=_eviction_reporter(self.report),
         )  # fmt: skip
-        self.flights = Flights()
-        self.engine = Engine(
+        self.flights: Flights = Flights()
+        self.engine: Engine = Engine(
             memory=self.memory, flights=self.flights, port=port, monotonic=self.monotonic,
             isolated_seconds=math.inf if redis is None else redis.isolated_seconds,
             report=self.report, remote=None, is_front=is_front,

@@ -18,7 +18,7 @@ __all__ = ["Xid", "XminRowVersion"]
 class Xid(UserDefinedType[int]):
     """PostgreSQL's `xid` as an integer; it is unsigned, so that no integer type of SQL holds it on every driver."""
 
-    cache_ok = True
+    cache_ok: bool | None = True
 
     def get_col_spec(self, **_kw: Any) -> str:
         return "XID"

@@ -38,8 +38,8 @@ class DeliveryContext:
     ) -> None:
         self._delivery = delivery
         self._publish_in = publish_in
-        self.attempt = attempt
-        self.deadline = deadline
+        self.attempt: int = attempt
+        self.deadline: datetime | None = deadline
         self.headers: Mapping[str, str] = delivery.headers or _NOTHING
 
     @property

@@ -78,14 +78,14 @@ class Job:
     )
 
     def __init__(self, owner: str, delivery: Delivery, plan: Plan, event: Any) -> None:
-        self.owner = owner
-        self.delivery = delivery
-        self.plan = plan
-        self.event = event
-        self.started = 0.0
+        self.owner: str = owner
+        self.delivery: Delivery = delivery
+        self.plan: Plan = plan
+        self.event: Any = event
+        self.started: float = 0.0
         self.deadline: float | None = None
-        self.is_settled = False
-        self.is_timed_out = False
+        self.is_settled: bool = False
+        self.is_timed_out: bool = False
         self.task: Any = None
         self.error: BaseException | None = None
 
@@ -186,7 +186,7 @@ class Dispatch:
         self._fetched_at = float("-inf")
         self._last_busy: set[str] = set()
         self._is_dry = False
-        self.completed = 0
+        self.completed: int = 0
         self.is_reported = False
         self.on_ready: Callable[[SlotKind], object] = _nothing
         self.on_settled: Callable[[bool], object] = _nothing

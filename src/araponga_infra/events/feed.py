@@ -49,8 +49,8 @@ class Feed:
         self._next_due_seconds: float | None = None
         self._is_dry = False
         self._alert_until = 0.0
-        self.isolation = Isolation(patience_seconds)
-        self.owner = new_owner()
+        self.isolation: Isolation = Isolation(patience_seconds)
+        self.owner: str = new_owner()
         self.is_draining = False
 
     def plan(self) -> Step:

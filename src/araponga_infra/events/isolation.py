@@ -17,7 +17,7 @@ class Isolation:
         self._patience_seconds = patience_seconds
         self._since: float | None = None
         self._is_running = False
-        self.has_suspects = False
+        self.has_suspects: bool = False
 
     def may_fetch(self, now: float) -> bool:
         """Whether ordinary deliveries may be claimed."""

@@ -86,8 +86,9 @@ class Codec:
     __slots__ = ("decode", "encode", "event_type", "name", "version")
 
     def __init__(self, cls: type[Any]) -> None:
-        self.event_type = event_type_of(cls)
-        self.name, self.version = self.event_type.name, self.event_type.version
+        self.event_type: EventType = event_type_of(cls)
+        self.name: str = self.event_type.name
+        self.version: int = self.event_type.version
         self.encode: Callable[[Any], bytes]
         self.decode: Callable[[bytes], Any]
         if _is_pydantic(cls):

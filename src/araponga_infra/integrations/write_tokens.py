@@ -54,11 +54,12 @@ class RequestWrites:
     __slots__ = ("is_committed",)
 
     def __init__(self) -> None:
-        self.is_committed = False
+        self.is_committed: bool = False
 
     def take(self) -> bool:
         """Whether a token is due now; asked again, only what is committed from here on counts."""
-        was_committed, self.is_committed = self.is_committed, False
+        was_committed = self.is_committed
+        self.is_committed = False
         return was_committed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 from sqlalchemy import URL, Engine, event
@@ -11,9 +12,10 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.connection import ReadOnlyConnection, refuse_opening_options
+from araponga_infra.sessions.lexer import Family
 from araponga_infra.sessions.raw import guarded_driver
-from araponga_infra.sessions.server import Undo, family_of, server_for
-from araponga_infra.sessions.statements import JUDGES
+from araponga_infra.sessions.server import Server, Undo, family_of, server_for
+from araponga_infra.sessions.statements import JUDGES, Verdict
 from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
 
 __all__ = ["ReadOnlyEngine", "async_own_engine", "at_checkin", "guarded", "is_in_memory", "own_engine"]
@@ -30,7 +32,7 @@ class ReadOnlyEngine(OptionEngine):
     """
 
     _connection_cls = ReadOnlyConnection
-    is_own = False
+    is_own: bool = False
     """Whether its connections were read-only from the first, and nobody else uses them."""
 
     def __init__(self, proxied: Engine, execution_options: Any) -> None:
@@ -38,8 +40,8 @@ class ReadOnlyEngine(OptionEngine):
         super().__init__(proxied, execution_options)
         self.family: Family = family_of(proxied.dialect)
         self.server: Server = server_for(self.family, proxied.pool)
-        self.judge = JUDGES[self.family]
-        self.is_own: bool = getattr(proxied, "is_own", False)
+        self.judge: Callable[[str], Verdict] = JUDGES[self.family]
+        self.is_own = getattr(proxied, "is_own", False)
 
     def raw_connection(self) -> PoolProxiedConnection:
         return guarded_driver(self.check_out(), self.family, self.server)

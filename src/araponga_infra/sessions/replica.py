@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import URL, Engine
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy import URL, Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from araponga_infra.clock import Clock
 from araponga_infra.errors import ArapongaInfraError
@@ -54,6 +54,8 @@ class Replica:
         self._report = report
         self._lock = threading.Lock()
         self._held: weakref.WeakSet[PoolProxiedConnection] = weakref.WeakSet()
+        self._opened: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
+        _tell_of_connections(engine, weakref.ref(self))
         self._lost_at = 0.0
         self._heard_at: float | None = None
         self._status = ReplicaStatus(f"replica {number} ({_place(engine.url)})")
@@ -92,10 +94,15 @@ class Replica:
         """It does not answer: whoever waits for it gets an error now instead of when it pleases."""
         self.failed("hung: it does not answer in time")
         with self._lock:
-            held = tuple(self._held)
-        for connection in held:
+            waiting = (*self._held, *self._opened)
+        for connection in waiting:
             with suppress(Exception):
                 abort(connection.driver_connection)
+
+    def opened(self, entry: ConnectionPoolEntry) -> None:
+        """Remember a connection from its beginning: a pool that pings waits on it before it is checked out."""
+        with self._lock:
+            self._opened.add(entry)
 
     def hold(self, connection: PoolProxiedConnection) -> None:
         """Remember a connection while it is checked out."""
@@ -140,6 +147,17 @@ def _nobody() -> None:
     """Nobody listens yet."""
 
 
+def _tell_of_connections(engine: Engine, replica: weakref.ref[Replica]) -> None:
+    """The engine may be the host's and outlive the replica."""
+
+    def connected(_connection: object, entry: ConnectionPoolEntry) -> None:
+        known = replica()
+        if known is not None:
+            known.opened(entry)
+
+    event.listen(engine, "connect", connected)
+
+
 def _place(url: URL) -> str:
     if url.get_backend_name() == "sqlite":
         return "SQLite"
@@ -152,8 +170,12 @@ class _ReplicaEngine(ReadOnlyEngine):
     def __init__(self, proxied: Engine, replica: Replica) -> None:
         super().__init__(proxied, {})
         self._replica = replica
-        self.has_answered = replica.has_answered  # type: ignore[method-assign]
-        self.has_lost_connection = replica.has_lost_connection  # type: ignore[method-assign]
+
+    def has_answered(self) -> None:
+        self._replica.has_answered()
+
+    def has_lost_connection(self, error: BaseException) -> None:
+        self._replica.has_lost_connection(error)
 
     def check_out(self) -> PoolProxiedConnection:
         while True:

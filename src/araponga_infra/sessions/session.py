@@ -181,7 +181,7 @@ class AsyncReadOnlySession(AsyncSession):
         1
     """
 
-    sync_session_class = ReadOnlySession
+    sync_session_class: type[Session] = ReadOnlySession
     sync_session: ReadOnlySession  # pyright: ignore[reportIncompatibleVariableOverride] - narrower by construction
 
     async def close(self) -> None:

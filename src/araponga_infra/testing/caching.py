@@ -46,7 +46,7 @@ class Uniform:
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
-        self.is_async = inspect.iscoroutinefunction(cache.get)
+        self.is_async: bool = inspect.iscoroutinefunction(cache.get)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self.cache, name)
@@ -171,7 +171,7 @@ VALUES: list[tuple[Any, Any]] = [
 class CacheContract:
     """What one cache promises. Give it a fixture `cache`."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def uniform(self, cache: Any) -> Uniform:

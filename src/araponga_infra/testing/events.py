@@ -82,7 +82,7 @@ class _Worker:
 
     def __init__(self, store: AsyncEventStore, handlers: Sequence[str]) -> None:
         self.store = store
-        self.owner = uuid4().hex
+        self.owner: str = uuid4().hex
         self.handlers = handlers
 
     async def join(self) -> _Worker:
@@ -110,7 +110,7 @@ class _Worker:
 class EventStoreContract:
     """What a store owes to processors. `source` is the fixture to give; `is_sync` says which of its stores is meant."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def source(self) -> EventStoreSource:
@@ -527,7 +527,7 @@ class EventBusContract:
     `open_bus` is the fixture to give, a function that takes routers and gives a bus; `settle` waits for its handlers.
     """
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def open_bus(self) -> Any:

@@ -54,7 +54,7 @@ class MemoryStore:
     ) -> None:
         self.hot: dict[str, Entry] = {}
         """What is read without a lock; holds exactly the entries of the bounded map."""
-        self.trusted_until = math.inf
+        self.trusted_until: float = math.inf
         """While this lies ahead, deletes of other instances are known to reach this one."""
         self._monotonic = monotonic
         self._on_eviction = on_eviction

@@ -57,7 +57,7 @@ class InMemoryEventStore:
         >>> processor = BackgroundEventProcessor(InMemoryEventStore(), routers=[router])
     """
 
-    capabilities = Capabilities(is_durable=False, ordering=True, transactions=False)
+    capabilities: Capabilities = Capabilities(is_durable=False, ordering=True, transactions=False)
 
     def __init__(self, *, max_dead: int = 10_000) -> None:
         self._max_dead = positive(max_dead, "max_dead")

@@ -59,11 +59,11 @@ class Availability:
         self._breaker = Breaker()
         self._journal = Journal(_MOST_NOTED)
         self._is_warned = self._is_full_warned = False
-        self.is_trusted = False
-        self.met = Signal()
+        self.is_trusted: bool = False
+        self.met: Signal = Signal()
         """Lands when Redis has been met for the first time, or was found to be away."""
         self.server_id = ""
-        self.server_time = ServerTime(time.time() * 1000.0, time.monotonic(), time.monotonic())
+        self.server_time: ServerTime = ServerTime(time.time() * 1000.0, time.monotonic(), time.monotonic())
 
     @property
     def is_new(self) -> bool:

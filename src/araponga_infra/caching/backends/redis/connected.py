@@ -59,8 +59,8 @@ class ConnectedRedis:
             endpoint.control, names, instance, self._availability, audience,
             budget_seconds=endpoint.budget_seconds, listens=listens, flush_on_recovery=flush,
         )  # fmt: skip
-        self.link = self._link(is_async=is_async)
-        self.store = RedisStore(
+        self.link: Any = self._link(is_async=is_async)
+        self.store: RedisStore = RedisStore(
             self.link, names, instance, self._availability,
             meet=self._attendant.wake, keep_alive=self._attendant.keep_alive, let_go=self._attendant.let_go,
             wait=surroundings.wait, budget_seconds=endpoint.budget_seconds,

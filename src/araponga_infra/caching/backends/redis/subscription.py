@@ -105,7 +105,7 @@ class Subscription:
         self._next_beat = 0.0
         self._heard_at = time.monotonic()
         self._epoch: bytes | None = None
-        self.was_confirmed = False
+        self.was_confirmed: bool = False
 
     def open(self, connection: Any) -> None:
         """Subscribe; the answers are heard like everything else."""

@@ -125,9 +125,9 @@ class Names:
             )
         self._prefix = f"{namespace}:{SCHEMA}:"
         self._start = f"{self._prefix}{{"
-        self.epoch = f"{self._prefix}#epoch"
-        self.tag_generation = f"{self._prefix}#tags"
-        self.channel = f"{self._prefix}#changes"
+        self.epoch: str = f"{self._prefix}#epoch"
+        self.tag_generation: str = f"{self._prefix}#tags"
+        self.channel: str = f"{self._prefix}#changes"
 
     def entry(self, key: str) -> str:
         return f"{self._start}{stored_name(key)}}}"

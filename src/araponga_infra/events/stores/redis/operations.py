@@ -69,7 +69,7 @@ class RedisOperations:
     """
 
     def __init__(self, namespace: str, clock: Clock | None) -> None:
-        self.root = f"{{{namespace}}}:events"
+        self.root: str = f"{{{namespace}}}:events"
         self._clock = clock
         self._handlers: tuple[str, ...] = ()
 

@@ -33,7 +33,7 @@ class RedisStreamEventStore:
         >>> store = RedisStreamEventStore(redis.Redis(host="localhost"))
     """
 
-    capabilities = Capabilities(is_durable=True, ordering=False, transactions=False)
+    capabilities: Capabilities = Capabilities(is_durable=True, ordering=False, transactions=False)
 
     def __init__(self, client: Any, *, namespace: str = "araponga") -> None:
         if not hasattr(client, "evalsha"):

@@ -14,7 +14,7 @@ from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Row, delete,
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.events.errors import LeaseLostError
 from araponga_infra.events.protocols import Settlement
-from araponga_infra.events.stores.sqlalchemy.statements import PostgresStatements, statements_for
+from araponga_infra.events.stores.sqlalchemy.statements import PostgresStatements, Statements, statements_for
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 from araponga_infra.events.subscribing import plan_subscriptions
 from araponga_infra.events.values import (
@@ -72,9 +72,9 @@ class SqlOperations:
         self.tables = tables
         self._dialect = dialect
         self._clock = clock or SYSTEM_CLOCK
-        self.is_postgres = dialect.name == "postgresql"
+        self.is_postgres: bool = dialect.name == "postgresql"
         self._is_server_clock = self.is_postgres and clock is None
-        self.sql = statements_for(tables, dialect, is_server_clock=self._is_server_clock)
+        self.sql: Statements = statements_for(tables, dialect, is_server_clock=self._is_server_clock)
         self._routes: dict[str, list[str]] = {}
         self._routes_read_at = float("-inf")
 

@@ -7,6 +7,7 @@ Locking Clause), so that their cost does not grow with what waits behind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 
 from sqlalchemy import Dialect, TextClause, text
@@ -31,18 +32,20 @@ class Statements(ABC):
 
     def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
         table = dialect.identifier_preparer.format_table
-        self.deliveries = table(tables.deliveries)
-        self.workers = table(tables.workers)
-        self.subscriptions = table(tables.subscriptions)
-        self.accepted = table(tables.accepted)
+        self.deliveries: str = table(tables.deliveries)
+        self.workers: str = table(tables.workers)
+        self.subscriptions: str = table(tables.subscriptions)
+        self.accepted: str = table(tables.accepted)
         self.is_server_clock = is_server_clock
-        self.now = self._server_clock() if is_server_clock else "CAST(:now AS BIGINT)"
-        self.claim = lru_cache(maxsize=256)(self._claim)
-        self.complete = text(f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'")
-        self.acknowledge = text(
+        self.now: str = self._server_clock() if is_server_clock else "CAST(:now AS BIGINT)"
+        self.claim: Callable[[int, bool], TextClause] = lru_cache(maxsize=256)(self._claim)
+        self.complete: TextClause = text(
+            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'"
+        )
+        self.acknowledge: TextClause = text(
             f"DELETE FROM {self.deliveries} WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
         )
-        self.settle = text(
+        self.settle: TextClause = text(
             f"UPDATE {self.deliveries} SET state = CAST(:state AS TEXT), attempts = :attempts, losses = :losses, "
             f"suspect = :suspect, owner = NULL, reason = :reason, error = :error, "
             f"due_at = CASE WHEN CAST(:state AS TEXT) = 'retryable' THEN {self.now} + CAST(:delay AS BIGINT) "
@@ -50,61 +53,61 @@ class Statements(ABC):
             f"died_at = CASE WHEN CAST(:state AS TEXT) = 'dead' THEN {self.now} END "
             f"WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
         )
-        self.claim_alone = text(
+        self.claim_alone: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, attempts = attempts + 1, "
             f"claims = claims + 1 WHERE id = (SELECT id FROM {self.deliveries} AS d WHERE suspect AND {_PENDING} "
             f"AND handler IN ({self.names}) AND {self._key_is_free()} ORDER BY id LIMIT 1 {self.lock_rows}) "
             f"RETURNING {_CLAIMED}"
         )
-        self.next_due = text(
+        self.next_due: TextClause = text(
             f"SELECT min((SELECT due_at FROM {self.deliveries} AS d WHERE d.handler = wanted.name AND {_PENDING} "
             f"AND due_at > {self.now} ORDER BY due_at, id LIMIT 1)) - {self.now} FROM ({self._named()}) AS wanted"
         )
-        self.join = text(
+        self.join: TextClause = text(
             f"INSERT INTO {self.workers} (owner, expires_at) VALUES (:owner, {self.now} + CAST(:lease AS BIGINT))"
         )
-        self.beat = text(
+        self.beat: TextClause = text(
             f"UPDATE {self.workers} SET expires_at = {self.now} + CAST(:lease AS BIGINT) WHERE owner = :owner"
         )
-        self.bury_workers = text(f"DELETE FROM {self.workers} WHERE expires_at <= {self.now}")
-        self.rescue = text(
+        self.bury_workers: TextClause = text(f"DELETE FROM {self.workers} WHERE expires_at <= {self.now}")
+        self.rescue: TextClause = text(
             f"UPDATE {self.deliveries} AS d SET state = 'available', owner = NULL, losses = losses + 1, suspect = TRUE "
             f"WHERE state = 'running' "
             f"AND NOT EXISTS (SELECT 1 FROM {self.workers} AS w WHERE w.owner = d.owner)"
         )
-        self.has_suspects = text(
+        self.has_suspects: TextClause = text(
             f"SELECT EXISTS (SELECT 1 FROM {self.deliveries} WHERE suspect AND {_PENDING} "
             f"AND handler IN ({self.names}))"
         )
-        self.leave = text(f"DELETE FROM {self.workers} WHERE owner = :owner")
-        self.give_back = text(
+        self.leave: TextClause = text(f"DELETE FROM {self.workers} WHERE owner = :owner")
+        self.give_back: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'available', owner = NULL "
             f"WHERE owner = :owner AND state = 'running' AND NOT {self.ids}"
         )
-        self.pending = text(
+        self.pending: TextClause = text(
             f"SELECT count(*) FROM {self.deliveries} WHERE handler IN ({self.names}) AND "
             f"(state = 'running' OR ({_PENDING} AND (CAST(:ignore_due AS BOOLEAN) OR due_at <= {self.now})))"
         )
-        self.accept = text(
+        self.accept: TextClause = text(
             f"INSERT INTO {self.accepted} AS a (event_id, expires_at) VALUES ({self._uuid(':event_id')}, "
             f"{self.now} + CAST(:window AS BIGINT)) ON CONFLICT (event_id) "
             f"DO UPDATE SET expires_at = excluded.expires_at WHERE a.expires_at <= {self.now} RETURNING 1"
         )
-        self.forget_accepted = text(f"DELETE FROM {self.accepted} WHERE expires_at <= {self.now}")
-        self.forget = text(
+        self.forget_accepted: TextClause = text(f"DELETE FROM {self.accepted} WHERE expires_at <= {self.now}")
+        self.forget: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
             f"error = 'the handler was taken out of service', died_at = {self.now} "
             f"WHERE handler = :handler AND {_PENDING}"
         )
         long_ago = f"{self.now} - CAST(:patience AS BIGINT)"
-        self.bury_gone = text(
+        self.bury_gone: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
             f"error = 'no process has had this handler for long', died_at = {self.now} "
             f"WHERE {_PENDING} AND due_at < {long_ago} AND NOT EXISTS (SELECT 1 FROM {self.subscriptions} AS s "
             f"WHERE s.handler = {self.deliveries}.handler AND s.seen_at >= {long_ago})"
         )
-        self.forget_gone = text(f"DELETE FROM {self.subscriptions} WHERE seen_at < {long_ago}")
-        self.stats = text(
+        self.forget_gone: TextClause = text(f"DELETE FROM {self.subscriptions} WHERE seen_at < {long_ago}")
+        self.stats: TextClause = text(
             f"SELECT name, handler, state, attempts > 0 AS is_retry, count(*) AS number, "
             f"min(CASE WHEN {_PENDING} AND due_at <= {self.now} THEN published_at END) AS oldest, {self.now} AS now "
             f"FROM {self.deliveries} GROUP BY name, handler, state, attempts > 0"
@@ -146,12 +149,12 @@ class PostgresStatements(Statements):
 
     def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
         super().__init__(tables, dialect, is_server_clock=is_server_clock)
-        self.lock_keys = text(
+        self.lock_keys: TextClause = text(
             "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM "
             "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
         )
-        self.relax = text("SET LOCAL synchronous_commit = off")
-        self.append = text(
+        self.relax: TextClause = text("SET LOCAL synchronous_commit = off")
+        self.append: TextClause = text(
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key, reason, died_at) "
             f"SELECT n.handler, CASE WHEN n.handler = '' THEN 'dead' ELSE 'available' END, "

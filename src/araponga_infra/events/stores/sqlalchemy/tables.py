@@ -48,8 +48,8 @@ class EventTables:
     """
 
     def __init__(self, schema: str | None) -> None:
-        self.metadata = MetaData(schema=schema)
-        self.deliveries = Table(
+        self.metadata: MetaData = MetaData(schema=schema)
+        self.deliveries: Table = Table(
             "araponga_deliveries",
             self.metadata,
             Column("id", _Number, Identity(), primary_key=True),
@@ -80,7 +80,7 @@ class EventTables:
         _index("araponga_deliveries_key", (columns.handler, columns.ordering_key, columns.id), _KEYED)
         _index("araponga_deliveries_suspect", (columns.handler, columns.id), _SUSPECT)
         _index("araponga_deliveries_dead", (columns.id,), _DEAD)
-        self.subscriptions = Table(
+        self.subscriptions: Table = Table(
             "araponga_subscriptions",
             self.metadata,
             Column("handler", String(400), primary_key=True),
@@ -88,13 +88,13 @@ class EventTables:
             Column("aliases", Text, nullable=False),
             Column("seen_at", BigInteger, nullable=False),
         )
-        self.workers = Table(
+        self.workers: Table = Table(
             "araponga_workers",
             self.metadata,
             Column("owner", String(40), primary_key=True),
             Column("expires_at", BigInteger, nullable=False),
         )
-        self.accepted = Table(
+        self.accepted: Table = Table(
             "araponga_accepted",
             self.metadata,
             Column("event_id", Uuid, primary_key=True),
