@@ -155,6 +155,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def mariadb(session: nox.Session) -> None:
+    """The read-only matrix on MariaDB, which Debian's package mariadb-server brings."""
+    install(session, "test", "mariadb")
+    pytest(session, "tests/sessions/external/with_mariadb.py")
+
+
+@nox.session
+def pgbouncer(session: nox.Session) -> None:
+    """Read-only behind PgBouncer in transaction mode, which Debian's package pgbouncer brings."""
+    install(session, "test")
+    pytest(session, "tests/sessions/external/with_pgbouncer.py")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """The long and heavy tests."""
     install(session, "test")
