@@ -217,6 +217,33 @@ async def test_the_primary_serves_while_the_standby_is_down(
             await replicas.read(retitle("stray"))
 
 
+async def test_a_ping_that_hangs_is_broken_off_as_well(
+    kind: Any, replicated_database: ReplicatedDatabase, postgres_pair: PostgresCluster
+) -> None:
+    face, driver = kind
+    is_sync = face is SyncReplicas
+    new_engine: Any = create_engine if is_sync else create_async_engine
+    patience = {"timeout" if driver == "asyncpg" else "connect_timeout": 2}
+    engine = new_engine(replicated_database.standby.url(driver), pool_pre_ping=True, connect_args=patience)
+    replicas = face(replicated_database.primary.url(driver), [engine], max_wait=5)
+    assert await replicas.read(is_standby)
+    postgres_pair.standby.pause()
+
+    async def read() -> bool:
+        return bool(await (asyncio.to_thread(replicas.set.run, is_standby) if is_sync else replicas.run(is_standby)))
+
+    reading = asyncio.ensure_future(read())
+    done, _ = await asyncio.wait({reading}, timeout=15)
+    postgres_pair.standby.resume()
+    assert done
+    assert not await reading
+    await replicas.close()
+    if is_sync:
+        engine.dispose()
+    else:
+        await engine.dispose()
+
+
 async def test_run_moves_to_another_server_when_recovery_cancels_the_read(
     make: Make, replicated_database: ReplicatedDatabase
 ) -> None:
