@@ -24,7 +24,7 @@ PRINTED = {
   Territory(id=1, name='Vale Novo')
 4. A database that is down does not matter to what is cached
   Territory(id=1, name='Vale Novo')
-  3 loads, 51 hits in all
+  3 loads for 54 look-ups
 """,
     "events": """\
 1. Rolled back: 0 deliveries
