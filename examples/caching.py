@@ -23,7 +23,7 @@ class Territory:
 
 
 class Tally:
-    """Counts hits and loads, as a metrics exporter would."""
+    """Counts loads, as a metrics exporter would."""
 
     def __init__(self) -> None:
         self.loads = 0
