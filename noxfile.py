@@ -70,7 +70,7 @@ def types(session: nox.Session) -> None:
     """mypy strict, pyright strict, and every public name completely typed."""
     install(session, "types", "test")
     session.run("mypy")
-    session.run("mypy", "tests", "benchmarks")
+    session.run("mypy", "tests")
     session.run("mypy", "examples")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "araponga_infra", "--ignoreexternal")
