@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import pytest
 from araponga_infra.caching import (
     MISSING,
     AsyncCachetoolsCacheService,
+    CachePolicy,
     CachetoolsCacheService,
     Loaded,
     cached,
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from typing import assert_type
 
 pytestmark = pytest.mark.anyio
+
+CREATORS: tuple[Any, ...] = (create_cache, create_async_cache)
 
 
 @dataclass(frozen=True)
@@ -178,3 +183,46 @@ def test_regions_and_gets_are_typed() -> None:
         assert_type(cache.get_or_set("k", lambda: Place(1, "x")), Place)
         assert_type(cache.get_many(["k"], type=Place)["k"], Place)
     assert (value, found) == (None, MISSING)
+
+
+untyped_cached: Any = cached
+untyped_loaded: Any = Loaded
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda: untyped_cached(3),
+        lambda: untyped_cached(None),
+        lambda: untyped_cached(CachetoolsCacheService),
+        lambda: untyped_cached(lambda: 1),
+        lambda: untyped_cached(create_cache())(3),
+        lambda: untyped_cached(create_cache(), key=3),
+        lambda: untyped_cached(create_cache(), -1),
+        lambda: untyped_cached(create_cache(), tags="ab"),
+        lambda: untyped_cached(create_cache(), policy=3),
+        lambda: untyped_cached(create_cache())(functools.partial(int, 3)),
+        lambda: untyped_cached(create_cache(), key=lambda: None)(lambda: 1)(),
+    ],
+)
+def test_misuse_is_refused_with_advice(misuse: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"pass|write|put|must be"):
+        misuse()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: untyped_loaded(1, ttl=-1),
+        lambda: untyped_loaded(1, ttl="x"),
+        lambda: untyped_loaded(1, ttl=math.nan),
+        lambda: untyped_loaded(1, tags="ab"),
+        lambda: untyped_loaded(1, tags=3),
+        lambda: untyped_loaded(1, tags=None),
+        lambda: CachePolicy(soft_timeout=5, hard_timeout=1),
+        *(lambda create=create, bad=bad: create(namespace=bad) for create in CREATORS for bad in ("", None, 3, "a b")),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_where_they_are_made(make: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        make()

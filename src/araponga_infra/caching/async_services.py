@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from typing_extensions import TypeForm
 
 from araponga_infra.caching.keys import CacheKey, normalized
-from araponga_infra.caching.parts import CacheParts, hybrid_parts, redis_target
+from araponga_infra.caching.parts import CLOSED, CacheParts, hybrid_parts, redis_target
 from araponga_infra.caching.ports import AsyncPort
 from araponga_infra.caching.regions import AsyncCacheRegion
 from araponga_infra.caching.values import CachePolicy, Forever, Loaded, read_tags
@@ -91,8 +91,7 @@ class _AsyncCache:
 
     async def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
         """Store several values in one round trip; refuses all when one cannot be stored. See `set`."""
-        names = {normalized(given): value for given, value in mapping.items()}
-        await self._engine.set_many(names, self._parts.ttl(ttl), ())
+        await self._engine.set_many(self._parts.named_values(mapping), self._parts.ttl(ttl), ())
 
     async def delete(self, key: CacheKey) -> None:
         """Remove a key everywhere. A load of it that is under way is not stored."""
@@ -205,7 +204,7 @@ class _AsyncCache:
             policy: for its `get_or_set`.
         """
         self._parts.ttl(ttl)
-        self._parts.declare_region(name, type)
+        self._parts.declare_region(name, type, policy)
         return AsyncCacheRegion(self, name, type, ttl, policy, self._clear_group)
 
     async def _clear_group(self, group: str) -> None:
@@ -219,8 +218,11 @@ class _AsyncCache:
     async def aclose(self) -> None:
         """Give back threads and the connections of this event loop; a client of the host's stays open.
 
-        The connections of another loop go with it, when it shuts down. May be called again.
+        The connections of another loop go with it, when it shuts down. May be called again; other calls
+        then raise `ClosedError`.
+
         """
+        self._hot, self._engine = {}, CLOSED
         if self._parts.connected is not None:
             await asyncio.to_thread(self._parts.connected.stop)
             await self._parts.connected.aclose()

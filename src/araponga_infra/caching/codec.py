@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, TypeAlias
 
@@ -9,12 +10,26 @@ import msgspec
 
 from araponga_infra.caching.errors import UncacheableValueError
 from araponga_infra.caching.immutability import ATOMS, is_immutable
+from araponga_infra.caching.values import Loaded, Missing
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["MAX_DEPTH", "MAX_VALUE_BYTES", "TypeCodec", "UnreadableValueError", "codec_for", "encode", "refuse_excess"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_VALUE_BYTES",
+    "TypeCodec",
+    "UnreadableValueError",
+    "codec_for",
+    "encode",
+    "refuse_excess",
+    "refuse_other_type",
+]
 
 MAX_VALUE_BYTES = 1_048_576
 MAX_DEPTH = 64
+
+_MARKERS: tuple[type[Any], ...] = (Loaded, Missing)
+_MAPPINGS: tuple[type[Any], ...] = (dict,)
+_CONTAINERS: tuple[type[Any], ...] = (dict, list, tuple)
 
 Payload: TypeAlias = "bytes | memoryview"
 
@@ -86,14 +101,36 @@ def encode(value: Any) -> bytes:
     """Write a value as JSON.
 
     Raises:
-        UncacheableValueError: there is no JSON form for it.
+        UncacheableValueError: there is no JSON form for it, as for NaN and infinity, which JSON would turn into null.
     """
+    if isinstance(value, _MARKERS):
+        raise UncacheableValueError(f"a {type(value).__name__} is no value: cache what it stands for")
     try:
-        return msgspec.json.encode(value, enc_hook=_write_foreign)
+        payload = msgspec.json.encode(value, enc_hook=_write_foreign)
+        is_lossy = b"null" in payload and _has_not_finite(msgspec.to_builtins(value, enc_hook=_write_foreign))
     except (TypeError, ValueError, RecursionError, NotImplementedError, msgspec.MsgspecError) as error:
         raise UncacheableValueError(
             f"a {type(value).__name__} cannot be cached ({_reason(error)}): cache a dataclass, Struct, pydantic model "
             "or plain values made from it"
+        ) from error
+    if is_lossy:
+        raise UncacheableValueError(
+            f"a {type(value).__name__} holds NaN or infinity, which JSON has no form for: cache None or a text instead"
+        )
+    return payload
+
+
+def refuse_other_type(value: Any, declared: Any) -> None:
+    """Keep out what its readers would pass over.
+
+    Raises:
+        UncacheableValueError: written as JSON, the value does not read back as its type.
+    """
+    try:
+        codec_for(declared).read(encode(value))
+    except UnreadableValueError as error:
+        raise UncacheableValueError(
+            f"a {type(value).__name__} does not read back as {declared!r}: correct the type or the value"
         ) from error
 
 
@@ -117,6 +154,14 @@ def refuse_excess(payload: bytes, kind: type[Any]) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong, without quoting the value, which the messages of some libraries do."""
     return str(error) if isinstance(error, TypeError) else type(error).__name__
+
+
+def _has_not_finite(value: Any) -> bool:
+    """Whether a NaN or an infinity is somewhere in builtins."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    members: Any = value.values() if isinstance(value, _MAPPINGS) else value
+    return isinstance(value, _CONTAINERS) and any(map(_has_not_finite, members))
 
 
 def _depth(payload: bytes) -> int:

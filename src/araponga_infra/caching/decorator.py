@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from araponga_infra.caching.annotations import declared_result
-from araponga_infra.caching.keys import CacheKey, KeyPart, key
+from araponga_infra.caching.keys import CacheKey, KeyPart, key, normalized
 from araponga_infra.caching.protocols import AsyncDistributedCacheService, DistributedCacheService
-from araponga_infra.caching.values import CachePolicy, Forever
+from araponga_infra.caching.values import CachePolicy, Forever, read_policy, read_tags, read_ttl
 from araponga_infra.clock import Duration
 from araponga_infra.errors import InvalidArgumentError
 
@@ -86,20 +86,53 @@ def cached(
         >>> square(7), square.key_of(number=7)
         (49, 'square:7')
     """
+    _refuse_other_cache(cache)
+    _refuse_uncallable(key, "key")
+    if ttl is not None:
+        read_ttl(ttl)
+    read_policy(policy)
+    common = {"ttl": ttl, "tags": read_tags(tags), "policy": policy}
     is_async = inspect.iscoroutinefunction(cache.get)
 
     def decorate(function: Callable[..., Any]) -> Any:
+        _refuse_nameless(function, name)
         if inspect.iscoroutinefunction(function) is not is_async:
             raise InvalidArgumentError(
-                f"{function.__qualname__} is {'a plain' if is_async else 'an async'} function and the cache is "
+                f"{_name_of(function)} is {'a plain' if is_async else 'an async'} function and the cache is "
                 f"{'async' if is_async else 'sync'}: use create_{'async_' if not is_async else ''}cache() for it"
             )
         declared = declared_result(function) if type is None else type
-        options = {"ttl": ttl, "type": declared, "tags": tuple(tags), "policy": policy}
         wrapper: Any = AsyncCachedFunction if is_async else CachedFunction
-        return wrapper(cache, function, name, key, options)
+        return wrapper(cache, function, name, key, {**common, "type": declared})
 
     return decorate
+
+
+def _refuse_other_cache(cache: Any) -> None:
+    if inspect.isroutine(cache):
+        raise InvalidArgumentError(
+            f"@cached stands above {_name_of(cache)} without a cache: write @cached(cache, ttl=60)"
+        )
+    if isinstance(cache, type) or not callable(getattr(cache, "get_or_set", None)):
+        raise InvalidArgumentError(f"cache={cache!r}: pass a cache, as create_cache() makes")
+
+
+def _refuse_uncallable(function: Any, argument: str) -> None:
+    if function is not None and not callable(function):
+        raise InvalidArgumentError(f"{argument}={function!r}: pass a function")
+
+
+def _refuse_nameless(function: Any, name: str | None) -> None:
+    if not callable(function):
+        raise InvalidArgumentError(
+            f"@cached stands above a {type(function).__name__}: put it directly above a function"
+        )
+    if name is None and not hasattr(function, "__qualname__"):
+        raise InvalidArgumentError(f"a {type(function).__name__} has no name to begin its keys with: pass name=")
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 class _Wrapped(Generic[P]):
@@ -126,8 +159,7 @@ class _Wrapped(Generic[P]):
     def key_of(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The cache key of a call; the same however its arguments are passed."""
         if self._make_key is not None:
-            made = self._make_key(*args, **kwargs)
-            return made if isinstance(made, str) else key(*made)
+            return normalized(self._make_key(*args, **kwargs))
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return key(self._name, *(_part(value) for value in bound.arguments.values()))

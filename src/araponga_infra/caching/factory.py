@@ -9,6 +9,7 @@ from araponga_infra.caching.async_services import (
     AsyncHybridCacheService,
     AsyncRedisCacheService,
 )  # fmt: skip
+from araponga_infra.caching.keys import namespaced
 from araponga_infra.caching.protocols import AsyncDistributedCacheService, DistributedCacheService
 from araponga_infra.caching.sync_services import CachetoolsCacheService, HybridCacheService, RedisCacheService
 from araponga_infra.caching.values import Forever
@@ -45,13 +46,15 @@ def create_cache(
     Opens nothing until the first call.
 
     Raises:
-        InvalidArgumentError: a malformed URL (which is not repeated), an async client, or a bad bound.
+        InvalidArgumentError: a malformed URL (which is not repeated), an async client, a bad bound or
+            namespace.
 
     Example:
         >>> cache = create_cache()
         >>> cache.get_or_set("answer", lambda: 42)
         42
     """
+    namespaced(namespace)
     memory = CachetoolsCacheService(
         max_entries=max_entries, default_ttl=default_ttl, clock=clock, observer=observer
     )  # fmt: skip
@@ -78,8 +81,10 @@ def create_async_cache(
         namespace, default_ttl, max_entries, clock, observer: see `create_cache`.
 
     Raises:
-        InvalidArgumentError: a malformed URL (which is not repeated), a sync client, or a bad bound.
+        InvalidArgumentError: a malformed URL (which is not repeated), a sync client, a bad bound or
+            namespace.
     """
+    namespaced(namespace)
     memory = AsyncCachetoolsCacheService(
         max_entries=max_entries, default_ttl=default_ttl, clock=clock, observer=observer
     )  # fmt: skip

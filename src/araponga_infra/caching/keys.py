@@ -18,7 +18,17 @@ from uuid import UUID
 
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["CacheKey", "KeyPart", "Pattern", "group_of", "key", "normalized", "refuse_surrogates", "stored_name"]
+__all__ = [
+    "CacheKey",
+    "KeyPart",
+    "Pattern",
+    "group_of",
+    "key",
+    "namespaced",
+    "normalized",
+    "refuse_surrogates",
+    "stored_name",
+]
 
 KeyPart: TypeAlias = Union[
     str, int, bool, float, bytes, Decimal, UUID, datetime.date, datetime.time, datetime.timedelta, enum.Enum,
@@ -159,6 +169,19 @@ def stored_name(name: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()
         return f"{name[:_KEPT_OF_LONG_NAME]}#{digest}"
     return name
+
+
+def namespaced(namespace: str) -> str:
+    """A namespace that stands in Redis as it is.
+
+    Raises:
+        InvalidArgumentError: empty, or with characters that have a meaning in names or patterns.
+    """
+    if not isinstance(namespace, str) or not namespace or stored_name(namespace) != namespace:
+        raise InvalidArgumentError(
+            f"namespace={namespace!r} must be at least one character, without spaces and none of *?[]{{}}=#\\"
+        )
+    return namespace
 
 
 def _equals(match: re.Match[str]) -> str:

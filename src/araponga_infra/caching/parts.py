@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,15 +19,15 @@ from araponga_infra.caching.freshness import DEFAULT_POLICY
 from araponga_infra.caching.keys import CacheKey, group_of, key, normalized
 from araponga_infra.caching.ports import Port
 from araponga_infra.caching.records import CacheEviction, CacheHit
-from araponga_infra.caching.values import CachePolicy, Forever, read_tags, read_ttl
+from araponga_infra.caching.values import CachePolicy, Forever, read_policy, read_tags, read_ttl
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration, to_seconds
-from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.errors import ClosedError, InvalidArgumentError
 from araponga_infra.telemetry import Observer, Report, reporter
 
 if TYPE_CHECKING:
     from araponga_infra.caching.backends.redis.connected import ConnectedRedis
 
-__all__ = ["CacheParts", "RedisTarget", "hybrid_parts", "redis_target"]
+__all__ = ["CLOSED", "CacheParts", "RedisTarget", "hybrid_parts", "redis_target"]
 
 _alive: weakref.WeakSet[CacheParts] = weakref.WeakSet()
 _fork_lock = threading.Lock()
@@ -139,6 +139,8 @@ class CacheParts:
             raise InvalidArgumentError(
                 f"factory is a {type(factory).__name__}: pass a function without arguments that loads the value"
             )
+        if policy is not None:
+            read_policy(policy)
         declared = declared_result(factory) if declared is None else declared
         codec_for(declared)
         return Request(
@@ -148,12 +150,19 @@ class CacheParts:
 
     def names(self, keys: Iterable[CacheKey]) -> dict[str, CacheKey]:
         """Keys by their names."""
-        if isinstance(keys, (str, bytes)):
+        if isinstance(keys, (str, bytes)) or not isinstance(cast(Any, keys), Iterable):
             raise InvalidArgumentError(f"keys is the {type(keys).__name__} {keys!r}: pass a list of keys")
         return {normalized(given): given for given in keys}
 
-    def declare_region(self, name: str, declared: Any) -> None:
+    def named_values(self, mapping: Mapping[CacheKey, object]) -> dict[str, object]:
+        """Values by the names of their keys."""
+        if not isinstance(cast(Any, mapping), Mapping):
+            raise InvalidArgumentError(f"mapping is a {type(mapping).__name__}: pass a dict of keys and values")
+        return {normalized(given): value for given, value in mapping.items()}
+
+    def declare_region(self, name: str, declared: Any, policy: CachePolicy | None) -> None:
         codec_for(declared)
+        read_policy(policy)
         if isinstance(name, str) and name:
             self.engine.regions.add(key(name))
 
@@ -161,6 +170,16 @@ class CacheParts:
         if self.report is not None:
             group = group_of(given) if isinstance(given, str) else ""
             self.report(CacheHit("memory", group if group in self.engine.regions else ""))
+
+
+class _Closed:
+    """Takes the place of the engine of a cache that was closed, so that open ones need not ask."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ClosedError("this cache is closed: make a new one, or close it after the last call")
+
+
+CLOSED: Any = _Closed()
 
 
 def _check_count(count: int, argument: str) -> None:

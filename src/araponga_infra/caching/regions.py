@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+from araponga_infra.caching.codec import refuse_other_type
 from araponga_infra.caching.keys import CacheKey, KeyPart, key
 from araponga_infra.caching.protocols import AsyncDistributedCacheService, DistributedCacheService
 from araponga_infra.caching.values import CachePolicy, Forever, Loaded
@@ -88,7 +89,12 @@ class CacheRegion(_Keys, Generic[T]):
         return value
 
     def set(self, id: KeyPart, value: T, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()) -> None:
-        """Store the value of an id."""
+        """Store the value of an id.
+
+        Raises:
+            UncacheableValueError: not of the region's type, without a JSON form, or too large.
+        """
+        refuse_other_type(value, self._type)
         self._cache.set(self.key(id), value, self._ttl if ttl is None else ttl, tags=tags)
 
     def exists(self, id: KeyPart) -> bool:
@@ -158,7 +164,12 @@ class AsyncCacheRegion(_Keys, Generic[T]):
     async def set(
         self, id: KeyPart, value: T, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
     ) -> None:
-        """Store the value of an id."""
+        """Store the value of an id.
+
+        Raises:
+            UncacheableValueError: not of the region's type, without a JSON form, or too large.
+        """
+        refuse_other_type(value, self._type)
         await self._cache.set(self.key(id), value, self._ttl if ttl is None else ttl, tags=tags)
 
     async def exists(self, id: KeyPart) -> bool:

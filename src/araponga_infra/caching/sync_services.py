@@ -9,7 +9,7 @@ from typing_extensions import TypeForm
 
 from araponga_infra.caching.driving import drive
 from araponga_infra.caching.keys import CacheKey, normalized
-from araponga_infra.caching.parts import CacheParts, hybrid_parts, redis_target
+from araponga_infra.caching.parts import CLOSED, CacheParts, hybrid_parts, redis_target
 from araponga_infra.caching.ports import SyncPort
 from araponga_infra.caching.regions import CacheRegion
 from araponga_infra.caching.values import CachePolicy, Forever, Loaded, read_tags
@@ -91,8 +91,7 @@ class _PlainCache:
 
     def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
         """Store several values in one round trip; refuses all when one cannot be stored. See `set`."""
-        names = {normalized(given): value for given, value in mapping.items()}
-        drive(self._engine.set_many(names, self._parts.ttl(ttl), ()))
+        drive(self._engine.set_many(self._parts.named_values(mapping), self._parts.ttl(ttl), ()))
 
     def delete(self, key: CacheKey) -> None:
         """Remove a key everywhere. A load of it that is under way is not stored."""
@@ -197,7 +196,7 @@ class _PlainCache:
             policy: for its `get_or_set`.
         """
         self._parts.ttl(ttl)
-        self._parts.declare_region(name, type)
+        self._parts.declare_region(name, type, policy)
         return CacheRegion(self, name, type, ttl, policy, self._clear_group)
 
     def _clear_group(self, group: str) -> None:
@@ -209,7 +208,10 @@ class _PlainCache:
         return self._parts.is_degraded
 
     def close(self) -> None:
-        """Give back threads and connections; a client of the host's stays open. May be called again."""
+        """Give back threads and connections; a client of the host's stays open. May be called again; other calls
+        then raise `ClosedError`.
+        """
+        self._hot, self._engine = {}, CLOSED
         if self._parts.connected is not None:
             self._parts.connected.close()
 

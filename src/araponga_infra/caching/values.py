@@ -6,13 +6,13 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from araponga_infra.caching.keys import refuse_surrogates
 from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["FOREVER", "MISSING", "CachePolicy", "Forever", "Loaded", "Missing", "read_tags", "read_ttl"]
+__all__ = ["FOREVER", "MISSING", "CachePolicy", "Forever", "Loaded", "Missing", "read_policy", "read_tags", "read_ttl"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def read_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidArgumentError: a single string (a forgotten comma), or a tag that is empty or no string.
     """
-    if isinstance(tags, (str, bytes)):
+    if isinstance(tags, (str, bytes)) or not isinstance(cast(Any, tags), Iterable):
         raise InvalidArgumentError(f"tags is the {type(tags).__name__} {tags!r}: pass a tuple of tags, as in ('news',)")
     unique = tuple(dict.fromkeys(tags))
     for tag in unique:
@@ -81,12 +81,21 @@ class Loaded(Generic[T]):
         ttl: how long this one lives, instead of the call's TTL.
         tags: tags in addition to the call's.
         store: False hands the value to the callers that wait and keeps nothing.
+
+    Raises:
+        InvalidArgumentError: a TTL that is none, or tags that are no tuple of strings.
     """
 
     value: T
     ttl: Duration | Forever | None = None
     tags: tuple[str, ...] = ()
     store: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ttl is not None:
+            read_ttl(self.ttl)
+        if self.tags != ():
+            object.__setattr__(self, "tags", read_tags(self.tags))
 
 
 @dataclass(frozen=True, init=False)
@@ -106,7 +115,8 @@ class CachePolicy:
     must not use the caller's database session.
 
     Raises:
-        InvalidArgumentError: a negative duration or beta, or a jitter outside its range.
+        InvalidArgumentError: a negative duration or beta, a jitter outside its range, or a soft timeout that is longer
+            than the hard one.
 
     Example:
         >>> CachePolicy(stale_for=3600, soft_timeout=0.2).stale_for_seconds
@@ -134,6 +144,12 @@ class CachePolicy:
         object.__setattr__(self, "stale_for_seconds", to_seconds(stale_for, "stale_for"))
         object.__setattr__(self, "soft_timeout_seconds", _optional(soft_timeout, "soft_timeout"))
         object.__setattr__(self, "hard_timeout_seconds", _optional(hard_timeout, "hard_timeout"))
+        soft, hard = self.soft_timeout_seconds, self.hard_timeout_seconds
+        if soft is not None and hard is not None and soft > hard:
+            raise InvalidArgumentError(
+                f"soft_timeout={soft_timeout!r} is longer than hard_timeout={hard_timeout!r}, which would end the wait "
+                "before it: make it shorter"
+            )
         object.__setattr__(self, "early_refresh", float(early_refresh))
         object.__setattr__(self, "ttl_jitter", float(ttl_jitter))
 
@@ -141,6 +157,16 @@ class CachePolicy:
     def may_outlive_call(self) -> bool:
         """Whether a load may go on after the call that started it has returned."""
         return self.soft_timeout_seconds is not None or self.hard_timeout_seconds is not None
+
+
+def read_policy(policy: CachePolicy | None) -> None:
+    """Refuse what is neither a policy nor None.
+
+    Raises:
+        InvalidArgumentError: something else.
+    """
+    if policy is not None and not isinstance(cast(Any, policy), CachePolicy):
+        raise InvalidArgumentError(f"policy={policy!r}: pass a CachePolicy, as in CachePolicy(stale_for=60)")
 
 
 def _optional(duration: Duration | None, argument: str) -> float | None:

@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import enum
 import inspect
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +35,7 @@ from araponga_infra.caching import (
     UncacheableValueError,
     key,
 )
-from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.errors import ClosedError, InvalidArgumentError
 
 __all__ = ["CacheContract", "SharedCacheContract", "Uniform"]
 
@@ -438,6 +439,14 @@ class CacheContract:
             lambda: uniform.delete_by_pattern(""),
             lambda: uniform.get("k", type=Place | Basket),
             lambda: uniform.cache.region("", int),
+            lambda: uniform.set("k", 1, tags=3),
+            lambda: uniform.set("k", 1, tags=None),
+            lambda: uniform.get_many(None),
+            lambda: uniform.delete_many(None),
+            lambda: uniform.set_many(None),
+            lambda: uniform.set_many([1]),
+            lambda: uniform.get_or_set("k", lambda: 1, policy=3),
+            lambda: uniform.cache.region("row", int, policy=3),
             *_refused_surrogates(uniform),
         ):
             with pytest.raises(InvalidArgumentError):
@@ -447,12 +456,41 @@ class CacheContract:
         deep: Any = 1
         for _ in range(70):
             deep = [deep]
-        for value in (object(), lambda: 1, "x" * 2_000_000, deep):
+        for value in (
+            object(),
+            lambda: 1,
+            "x" * 2_000_000,
+            deep,
+            math.nan,
+            {"a": [None, math.inf]},
+            MISSING,
+            Loaded(5),
+        ):
             with pytest.raises(UncacheableValueError):
                 await uniform.set("k", value)
         with pytest.raises(UncacheableValueError):
             await uniform.get_or_set("k", lambda: "text", type=int)
+        with pytest.raises(UncacheableValueError):
+            await uniform.get_or_set("k", lambda: math.inf)
+        with pytest.raises(UncacheableValueError):
+            await Uniform(uniform.cache.region("r", int)).set(1, "x")
+        assert not await uniform.exists("r:1")
         assert not await uniform.exists("k")
+
+    async def test_a_closed_cache_says_so(self, uniform: Uniform) -> None:
+        await uniform.set("k", 1)
+        for _ in range(2):
+            await (uniform.aclose() if uniform.is_async else uniform.close())
+        calls: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: uniform.get("k"),
+            lambda: uniform.set("k", 2),
+            lambda: uniform.delete("k"),
+            lambda: uniform.get_or_set("k", lambda: 3, type=int),
+            lambda: Uniform(uniform.cache.region("row", int)).clear(),
+        )
+        for call in calls:
+            with pytest.raises(ClosedError):
+                await call()
 
     async def test_forever_is_a_ttl(self, uniform: Uniform) -> None:
         await uniform.set("k", 1, FOREVER)

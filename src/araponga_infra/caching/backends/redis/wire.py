@@ -15,8 +15,7 @@ import math
 import msgspec
 
 from araponga_infra.caching.freshness import Lifetime
-from araponga_infra.caching.keys import Pattern, group_of, stored_name
-from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.caching.keys import Pattern, group_of, namespaced, stored_name
 
 __all__ = ["SCHEMA", "ForeignEntryError", "Header", "Message", "Names", "life_ms", "pack", "remaining", "unpack"]
 
@@ -119,11 +118,7 @@ class Names:
     __slots__ = ("_prefix", "_start", "channel", "epoch", "tag_generation")
 
     def __init__(self, namespace: str) -> None:
-        if not isinstance(namespace, str) or not namespace or stored_name(namespace) != namespace:
-            raise InvalidArgumentError(
-                f"namespace={namespace!r} must be at least one character, without spaces and none of *?[]{{}}=#\\"
-            )
-        self._prefix = f"{namespace}:{SCHEMA}:"
+        self._prefix = f"{namespaced(namespace)}:{SCHEMA}:"
         self._start = f"{self._prefix}{{"
         self.epoch: str = f"{self._prefix}#epoch"
         self.tag_generation: str = f"{self._prefix}#tags"
