@@ -39,6 +39,7 @@ __all__ = [
 
 DEFAULT_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 _ERROR_LENGTH = 1000
+_PLACE_LENGTH = 18
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RetryPolicy:
     def of(cls, max_attempts: int, backoff: Backoff | None, timeout: Duration | None) -> RetryPolicy:
         return cls(
             max_attempts=positive(max_attempts, "max_attempts"),
-            backoff=backoff or DEFAULT_BACKOFF,
+            backoff=checked_backoff(backoff) or DEFAULT_BACKOFF,
             timeout_seconds=None if timeout is None else to_seconds(timeout, "timeout", allow_zero=False),
         )
 
@@ -68,6 +69,21 @@ def positive(count: int, argument: str) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InvalidArgumentError(f"{argument}={count!r} must be a whole number, 1 or more")
     return count
+
+
+def place_of(after: str) -> int:
+    """Read a page's `next`."""
+    if not isinstance(after, str) or not after.isdecimal() or len(after) > _PLACE_LENGTH:
+        raise InvalidArgumentError(
+            f"after={after!r} is no place in the list: pass the `next` of the page before, or None"
+        )
+    return int(after)
+
+
+def checked_backoff(backoff: Backoff | None) -> Backoff | None:
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise InvalidArgumentError(f"backoff={backoff!r} is not a Backoff: pass Backoff(initial=1, maximum=300)")
+    return backoff
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import msgspec
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.events.errors import QueueFullError
-from araponga_infra.events.lifecycle import Abandoned, Decision, Redriven, RetryPolicy, decide, positive
+from araponga_infra.events.lifecycle import Abandoned, Decision, Redriven, RetryPolicy, decide, place_of, positive
 from araponga_infra.events.protocols import AsyncEventStore, EventStore, Settlement, Wake
 from araponga_infra.events.subscribing import plan_subscriptions
 from araponga_infra.events.values import (
@@ -464,7 +464,7 @@ class _MemoryStore:
 
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         with self._lock:
-            behind = int(after) if after is not None else 0
+            behind = place_of(after) if after is not None else 0
             matching = sorted(
                 (each for each in self._dead.values() if int(each.id) > behind and _matches(each, wanted)),
                 key=lambda each: int(each.id),

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.events.lifecycle import place_of
 from araponga_infra.events.protocols import Settlement
 from araponga_infra.events.stores.redis.lua import Script, script
 from araponga_infra.events.subscribing import SubscriptionPlan, plan_subscriptions
@@ -163,6 +164,8 @@ class RedisOperations:
     # -- dead letters
 
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Call[Page[DeadLetter]]:
+        if after is not None:
+            place_of(after)
         return Call(script("dead_page"), _page_of(wanted, limit, after), lambda rows: _read_page(rows, limit))
 
     def dead_letter(self, letter: str) -> Call[DeadLetter | None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
+from pathlib import Path
+
+from sqlalchemy import URL, Engine
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["refuse_private_memory", "side_engine"]
+__all__ = ["is_other_database", "refuse_private_memory", "side_engine"]
 
 
 def side_engine(engine: Engine) -> Engine:
@@ -25,3 +27,21 @@ def refuse_private_memory(engine: Engine) -> None:
             "engine is a SQLite database in memory, which the processor's own connections cannot see: use a file, "
             "consume=False with run_until_idle(), or an InMemoryEventStore"
         )
+
+
+def is_other_database(first: URL, second: URL) -> bool:
+    """Whether two engines cannot be on one database. Hosts and ports tell nothing: a pooler has its own."""
+    if first.get_backend_name() != second.get_backend_name():
+        return True
+    if first.get_backend_name() == "sqlite":
+        return _file(first) is None or _file(first) != _file(second)
+    is_same_server = (first.host, first.port) == (second.host, second.port)
+    return is_same_server and first.database != second.database
+
+
+def _file(url: URL) -> str | None:
+    """None for a database in memory, which each pool has its own of."""
+    path = url.database or ":memory:"
+    if path.startswith("file:"):
+        return path
+    return None if path == ":memory:" else str(Path(path).resolve())

@@ -13,7 +13,9 @@ from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Row, delete,
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.events.errors import LeaseLostError
+from araponga_infra.events.lifecycle import place_of
 from araponga_infra.events.protocols import Settlement
+from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.statements import PostgresStatements, Statements, statements_for
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 from araponga_infra.events.subscribing import plan_subscriptions
@@ -39,6 +41,7 @@ from araponga_infra.events.values import (
 __all__ = ["SqlOperations", "begin_immediate"]
 
 _MICRO = 1_000_000
+_LONGEST_ID = 18
 _ROUTES_FRESH_SECONDS = 1.0
 _SEEN_EVERY_SECONDS = 3600.0
 _GONE_AFTER_SECONDS = 7 * 86_400.0
@@ -173,6 +176,11 @@ class SqlOperations:
             self._insert(connection, fan_out)
         unsubscribed = sum(1 for handler, _ in fan_out if not handler)
         return Appended(len(fan_out) - unsubscribed, len(messages) - len(fresh), unsubscribed)
+
+    def append_in(self, connection: Connection, messages: Sequence[Message]) -> Appended:
+        """`append` on the connection of a host's session."""
+        with naming_missing_tables():
+            return self.append(connection, messages)
 
     def _accept(self, connection: Connection, message: Message) -> bool:
         event_id = str(message.event_id) if self.is_postgres else message.event_id.hex
@@ -345,7 +353,7 @@ class SqlOperations:
         columns = self.tables.deliveries.c
         query = self._dead(wanted).order_by(columns.id).limit(limit + 1)
         if after is not None:
-            query = query.where(columns.id > int(after))
+            query = query.where(columns.id > place_of(after))
         rows = connection.execute(query).all()
         items = tuple(_letter(row) for row in rows[:limit])
         return Page(items, items[-1].id if len(rows) > limit else None)
@@ -363,7 +371,7 @@ class SqlOperations:
         return query
 
     def dead_letter(self, connection: Connection, letter: str) -> DeadLetter | None:
-        if not letter.isdecimal():
+        if not _is_id(letter):
             return None
         columns = self.tables.deliveries.c
         row = connection.execute(self._dead(DeadFilter()).where(columns.id == int(letter))).first()
@@ -372,7 +380,7 @@ class SqlOperations:
     def redrive(self, connection: Connection, letters: Iterable[str]) -> int:
         """Rows get new ids: a redriven delivery joins the end of its ordering key's line."""
         table = self.tables.deliveries
-        ids = [int(each) for each in letters if each.isdecimal()]
+        ids = [int(each) for each in letters if _is_id(each)]
         dead: ColumnElement[bool] = literal_column("state = 'dead'", Boolean)
         orphans = self._orphan_names(connection, ids)
         routes: Mapping[str, list[str]] = self._routes_for(connection, orphans) if orphans else {}
@@ -416,7 +424,7 @@ class SqlOperations:
 
     def discard(self, connection: Connection, letters: Iterable[str]) -> int:
         table = self.tables.deliveries
-        ids = [int(each) for each in letters if each.isdecimal()]
+        ids = [int(each) for each in letters if _is_id(each)]
         return connection.execute(delete(table).where(literal_column("state = 'dead'"), table.c.id.in_(ids))).rowcount
 
     def purge(self, connection: Connection, wanted: DeadFilter, died_before: datetime) -> int:
@@ -449,6 +457,10 @@ def _columns(fan_out: Sequence[tuple[str, Message]]) -> dict[str, list[Any]]:
         "headers": [_headers(each) for each in messages],
         "ordering_keys": [each.ordering_key for each in messages],
     }
+
+
+def _is_id(letter: str) -> bool:
+    return letter.isdecimal() and len(letter) <= _LONGEST_ID
 
 
 def _at(message: Message) -> int:

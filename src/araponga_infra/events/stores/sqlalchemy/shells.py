@@ -15,6 +15,7 @@ from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeL
 from araponga_infra.events.stores.sqlalchemy.engines import refuse_private_memory, side_engine
 from araponga_infra.events.stores.sqlalchemy.listening import NoListener, Notifier, PostgresListener
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
+from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
 from araponga_infra.events.stores.sqlalchemy.watchdog import Watchdog
 from araponga_infra.events.values import (
@@ -60,18 +61,23 @@ class SqlStore:
         self._notifier = notifier
 
     def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._transactions.begin() as connection:
+        with naming_missing_tables(), self._transactions.begin() as connection:
             begin_immediate(connection, self._operations.sql.workers)
             return operation(connection, *args, **kwargs)
 
     def _watched(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `_write`, for the processor's own: short, and not to wait for ever."""
-        with self._transactions.connect() as connection, self._watchdog.watch(connection), connection.begin():
+        with (
+            naming_missing_tables(),
+            self._transactions.connect() as connection,
+            self._watchdog.watch(connection),
+            connection.begin(),
+        ):
             begin_immediate(connection, self._operations.sql.workers)
             return operation(connection, *args, **kwargs)
 
     def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._transactions.begin() as connection:
+        with naming_missing_tables(), self._transactions.begin() as connection:
             return operation(connection, *args, **kwargs)
 
     def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
@@ -193,12 +199,14 @@ class AsyncSqlStore:
             begin_immediate(connection, self._operations.sql.workers)
             return operation(connection, *args, **kwargs)
 
-        async with self._transactions.begin() as connection:
-            return await connection.run_sync(in_transaction)
+        with naming_missing_tables():
+            async with self._transactions.begin() as connection:
+                return await connection.run_sync(in_transaction)
 
     async def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._transactions.begin() as connection:
-            return await connection.run_sync(operation, *args, **kwargs)
+        with naming_missing_tables():
+            async with self._transactions.begin() as connection:
+                return await connection.run_sync(operation, *args, **kwargs)
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
         return await self._write(self._operations.register, subscriptions)

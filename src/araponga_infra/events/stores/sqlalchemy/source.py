@@ -7,19 +7,21 @@ from collections.abc import Awaitable
 from typing import Generic, TypeVar, overload
 
 from sqlalchemy import Engine, MetaData
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.protocols import AsyncEventStore, EventStore, Wake
+from araponga_infra.events.stores.sqlalchemy.engines import is_other_database
 from araponga_infra.events.stores.sqlalchemy.listening import Notifier
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations
 from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of, install_outbox
 from araponga_infra.events.stores.sqlalchemy.shells import CAPABILITIES, AsyncSqlStore, SqlStore
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 from araponga_infra.events.values import Message
-from araponga_infra.transactions import AnySession
+from araponga_infra.transactions import AnySession, sync_session
 
 __all__ = ["SqlAlchemyEventStore"]
 
@@ -43,6 +45,9 @@ class SqlAlchemyEventStore(Generic[E]):
     Raises:
         InvalidArgumentError: not an engine, or of another database.
 
+    While the database is away its errors reach the publisher; processors wait and go on when it is back. Without the
+    tables every call raises `NotConfiguredError`, which names `create_schema()`.
+
     Example:
         >>> store = SqlAlchemyEventStore(engine)
         >>> store.create_schema()
@@ -56,6 +61,10 @@ class SqlAlchemyEventStore(Generic[E]):
         if engine.dialect.name not in _SUPPORTED:
             raise InvalidArgumentError(
                 f"engine is for {engine.dialect.name}, which has no event store: use PostgreSQL or SQLite"
+            )
+        if schema is not None and (not isinstance(schema, str) or not schema):
+            raise InvalidArgumentError(
+                f"schema={schema!r} is no name of a schema: pass a text, or None for the default"
             )
         self._engine: Engine | AsyncEngine = engine
         self._tables = EventTables(schema)
@@ -71,6 +80,7 @@ class SqlAlchemyEventStore(Generic[E]):
 
     @property
     def metadata(self) -> MetaData:
+        """Its tables, to create or migrate them along with the host's own."""
         return self._tables.metadata
 
     @overload
@@ -108,7 +118,22 @@ class SqlAlchemyEventStore(Generic[E]):
         return AsyncSqlStore(self._engine, self._operations_for(clock), self._notifier)
 
     def append_in(self, session: AnySession, message: Message, on_commit: Wake, clock: Clock | None = None) -> None:
-        append_in(session, message, self._operations_for(clock).append, _AfterCommit(self._notifier, on_commit))
+        self._refuse_other_database(session)
+        append_in(session, message, self._operations_for(clock).append_in, _AfterCommit(self._notifier, on_commit))
+
+    def _refuse_other_database(self, session: AnySession) -> None:
+        try:
+            bind = sync_session(session).get_bind().engine
+        except UnboundExecutionError:
+            raise InvalidArgumentError(
+                "session has no engine of its own: pass a session bound to the database of the event store"
+            ) from None
+        own = self._engine.sync_engine if isinstance(self._engine, AsyncEngine) else self._engine
+        if bind.pool is not own.pool and is_other_database(bind.url, own.url):
+            raise InvalidArgumentError(
+                "session is on another database than the event store, so that its COMMIT cannot write the event: "
+                "pass a session on the store's database, or use publish()"
+            )
 
     def _operations_for(self, clock: Clock | None) -> SqlOperations:
         with self._lock:
