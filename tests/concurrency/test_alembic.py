@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import op as alembic_op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -13,6 +15,7 @@ from sqlalchemy import Engine, MetaData, create_engine, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from araponga_infra.concurrency import RowVersion, XminRowVersion, add_row_version, drop_row_version
+from araponga_infra.errors import InvalidArgumentError
 from tests.servers.postgres import PostgresDatabase
 
 _ROWS = 1_000_000
@@ -97,3 +100,10 @@ def test_xmin_is_no_column_that_a_migration_would_add(postgres_database: Postgre
     reflected.reflect(engine)
     assert reflected.tables["plot"].columns.keys() == ["id"]
     engine.dispose()
+
+
+@pytest.mark.parametrize("change", [add_row_version, drop_row_version])
+def test_what_is_no_migration_context_or_no_name_is_refused(change: Any) -> None:
+    for arguments in ((None, "x"), (alembic_op, ""), (alembic_op, None)):
+        with pytest.raises(InvalidArgumentError, match="pass"):
+            change(*arguments)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -160,3 +162,13 @@ async def test_an_expired_row_of_an_async_session_is_told_what_to_do() -> None:
         await session.refresh(post)
         assert etag(post) == '"1"'
     await engine.dispose()
+
+
+@pytest.mark.parametrize("header", [3, b'"3"'])
+def test_a_header_is_a_string(header: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="string"):
+        parse_if_match(header)
+
+
+def test_the_parameter_of_expect_version_is_named_for_what_it_takes() -> None:
+    assert list(inspect.signature(expect_version).parameters) == ["obj", "version_or_if_match"]

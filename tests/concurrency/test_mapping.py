@@ -262,3 +262,29 @@ def test_xmin_refuses_other_databases() -> None:
     with refused("speaks sqlite: use RowVersion"):
         OtherBase.metadata.create_all(engine)
     engine.dispose()
+
+
+@pytest.mark.parametrize("column", ["", None, 3, "a b"])
+def test_a_column_needs_a_name(column: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="column="):
+        versioned(column=column)
+
+
+@pytest.mark.parametrize("wrong", [3, "Post", int])
+def test_only_a_class_can_be_versioned(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="above a class"):
+        versioned(wrong)
+
+
+def test_a_column_that_is_named_is_not_made_up() -> None:
+    """The table would lack it, and every query of the class would fail."""
+
+    class Fresh(DeclarativeBase): ...
+
+    class Note(Fresh):
+        __tablename__ = "note"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with pytest.raises(InvalidArgumentError, match="no attribute 'nope'"):
+        versioned(column="nope")(Note)
+    assert list(Note.__table__.columns.keys()) == ["id"]

@@ -72,12 +72,15 @@ def parse_if_match(header: str | None) -> IfMatch:
 
     Raises:
         PreconditionRequiredError: None or blank: the client sent no If-Match. Answer 428.
-        InvalidArgumentError: not an If-Match value. Answer 400.
+        InvalidArgumentError: not an If-Match value, or no string. Answer 400.
 
     Example:
         >>> parse_if_match('"3", W/"4"')
         IfMatch(tags=('3',), weak_tags=('4',), is_any=False)
     """
+    given: object = header
+    if given is not None and not isinstance(given, str):
+        raise InvalidArgumentError(f"If-Match is a {type(given).__name__}: pass the header's value as a string")
     if header is None or not header.strip():
         raise PreconditionRequiredError(
             'If-Match is missing: send the ETag of the version that this change was made from, as in If-Match: "3"'
@@ -96,7 +99,7 @@ def _parse_tags(header: str) -> IfMatch:
     return IfMatch(tuple(tag for is_weak, tag in tags if not is_weak), tuple(tag for is_weak, tag in tags if is_weak))
 
 
-def expect_version(obj: object, version: int | str | IfMatch) -> None:
+def expect_version(obj: object, version_or_if_match: int | str | IfMatch) -> None:
     """Insist that a row is at the version that a client saw: checked now, in memory, against the row as it was read.
 
     From here to COMMIT the row version itself keeps watch: a change in between ends in a conflict, and where the unit
@@ -104,7 +107,7 @@ def expect_version(obj: object, version: int | str | IfMatch) -> None:
 
     Args:
         obj: a versioned row, read in this unit of work.
-        version: a version, an If-Match header, or what `parse_if_match` made of one.
+        version_or_if_match: a version, an If-Match header, or what `parse_if_match` made of one.
 
     Raises:
         PreconditionFailedError: the row is at another version. Never retried. Answer 412.
@@ -112,20 +115,21 @@ def expect_version(obj: object, version: int | str | IfMatch) -> None:
         InvalidArgumentError: not a versioned row, or not a version.
     """
     actual = _version_of(obj)
-    if isinstance(version, str):
-        version = parse_if_match(version)
-    if isinstance(version, IfMatch):
-        is_expected = version.matches(f'"{actual}"')
-    elif isinstance(version, int) and not isinstance(version, bool):
-        is_expected = version == actual
+    expected = version_or_if_match
+    if isinstance(expected, str):
+        expected = parse_if_match(expected)
+    if isinstance(expected, IfMatch):
+        is_expected = expected.matches(f'"{actual}"')
+    elif isinstance(expected, int) and not isinstance(expected, bool):
+        is_expected = expected == actual
     else:
         raise InvalidArgumentError(
-            f"version={version!r} is neither a number nor an If-Match: pass what the client sent to parse_if_match"
+            f"version_or_if_match={expected!r} is neither a number nor an If-Match: pass what the client sent"
         )
     if not is_expected:
         state = _versioned_state(obj)
-        expected = version if isinstance(version, int) else _shown_version(version)
-        conflict = RowConflict(entity_name(state.mapper), tuple(state.identity or ()), expected, actual)
+        shown = expected if isinstance(expected, int) else _shown_version(expected)
+        conflict = RowConflict(entity_name(state.mapper), tuple(state.identity or ()), shown, actual)
         raise PreconditionFailedError([conflict])
 
 

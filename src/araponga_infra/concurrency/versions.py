@@ -65,13 +65,14 @@ def versioned(cls: C | None = None, /, *, column: str = ROW_VERSION) -> C | Call
     """Class decorator: what `RowVersion` does, for a column that is there already and for imperative mappings.
 
     Use it above a declarative class, above or below `@registry.mapped`, or on a class that is mapped imperatively
-    later. A declarative class without such a column gets one.
+    later. A declarative class without a `row_version` gets one; a column by another name must be there.
 
     Args:
         column: the mapped attribute that holds the version: an integer that is not nullable.
 
     Raises:
-        InvalidArgumentError: as `RowVersion`, or when the table of an imperative mapping lacks the column.
+        InvalidArgumentError: no class, or no name of a column; at mapping, as `RowVersion`, or when the column that is
+            named, or any in an imperative mapping, is not there.
 
     Example:
         >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -84,6 +85,7 @@ def versioned(cls: C | None = None, /, *, column: str = ROW_VERSION) -> C | Call
         >>> Post.__mapper__.version_id_col.name
         'version'
     """
+    check_column_name(column)
     if cls is None:
         return lambda decorated: _decorate(decorated, column)
     return _decorate(cls, column)
@@ -170,7 +172,16 @@ def guard_assignment(mapper: Mapper[Any], key: str) -> None:
     event.listen(getattr(mapper.class_, key), "set", refuse_other, raw=True, propagate=True)
 
 
+def check_column_name(column: str) -> None:
+    """Refuse what cannot name a mapped attribute."""
+    if not isinstance(column, str) or not column.isidentifier():
+        raise InvalidArgumentError(f"column={column!r}: pass the name of an attribute, as in column='version'")
+
+
 def _decorate(cls: C, column: str) -> C:
+    given: object = cls
+    if not isinstance(given, type) or given.__module__ == "builtins":
+        raise InvalidArgumentError(f"@versioned got {given!r}: put it above a class that is mapped")
     mapper: Mapper[Any] | None = inspect(cls, raiseerr=False)
     if mapper is not None:
         _count_changes(column, mapper, cls)
@@ -223,6 +234,8 @@ def _add_column(mapper: Mapper[Any], key: str) -> Column[int]:
             f"its table {table.description!r} has no column mapped as {key!r}: "
             f'add Column("{key}", Integer, nullable=False, server_default="1") or name the column there is',
         )
+    if key != ROW_VERSION and not mapper.concrete:
+        raise refuse(mapper, f"it has no attribute {key!r}: give it that column, or name the one that is there")
     column = row_version_column(key)
     table.append_column(column)
     mapper.add_property(key, column)
