@@ -25,8 +25,8 @@ from tests.servers.redis_server import RedisOptions, RedisServer
 
 pytestmark = pytest.mark.anyio
 
-GENEROUS_SECONDS = 2.0
-"""Ten times the budget and more: these tests are about calls that return at all; benchmarks say how fast."""
+GENEROUS_SECONDS = 10.0
+"""Many times the budget: these tests are about calls that return at all; benchmarks say how fast."""
 
 
 async def use(cache: Uniform) -> None:
@@ -92,6 +92,8 @@ async def test_a_bad_day_in_the_middle(
 ) -> None:
     cache = make(server.url())
     await cache.set("row:0", 0)
+    until(lambda: trusts(cache.cache))
+    caplog.clear()
     bad_day(server)
     await use(cache)
     await use(cache)
