@@ -18,7 +18,14 @@ from araponga_infra.events.errors import ProcessorStateError, QueueFullError
 from araponga_infra.events.feed import Feed, Step, new_owner
 from araponga_infra.events.inline import Tally, inline_wants
 from araponga_infra.events.letters import AsyncDeadLetters
-from araponga_infra.events.processor import LINGER_SECONDS, REFRESH_SECONDS, ROOM_WAIT_SECONDS, Phase, Processor
+from araponga_infra.events.processor import (
+    LINGER_SECONDS,
+    REFRESH_SECONDS,
+    ROOM_WAIT_SECONDS,
+    Phase,
+    Processor,
+    each_event,
+)
 from araponga_infra.events.protocols import (
     AsyncEventStore,
     AsyncTransactionalStore,
@@ -50,6 +57,10 @@ class AsyncBackgroundEventProcessor(Processor):
     Takes the arguments of `Processor`. Both async and sync handlers: sync ones run in threads. Publishing works from
     any thread and any event loop once started, and before on the loop that will start it. Belongs to one event loop and
     one process: start it after forking.
+
+    While the store is away publishing raises the driver's error, and workers wait and go on when it is back. A handler
+    that raises is tried again up to `max_attempts`, then its delivery is a dead letter; what a worker held that died
+    runs again elsewhere, so that handlers run at least once.
 
     Example:
         >>> async with AsyncBackgroundEventProcessor(SqlAlchemyEventStore(engine), routers=[router]) as events:
@@ -98,6 +109,12 @@ class AsyncBackgroundEventProcessor(Processor):
             self._phase = Phase.STOPPED
             if self._store is not None:
                 await self._store.close()
+
+    async def aclose(self) -> None:
+        """`stop()` with its usual grace."""
+        await self.stop()
+
+    close = aclose
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -173,7 +190,7 @@ class AsyncBackgroundEventProcessor(Processor):
         headers: Mapping[str, str] | None = None,
     ) -> list[UUID]:
         """Hand many events to the store at once, all or none; as `publish` otherwise."""
-        messages = [self._message(each, delay, at, ordering_key, None, headers) for each in events]
+        messages = [self._message(each, delay, at, ordering_key, None, headers) for each in each_event(events)]
         if messages:
             await self._at_home(self._append(messages))
         return [each.event_id for each in messages]
@@ -200,6 +217,7 @@ class AsyncBackgroundEventProcessor(Processor):
 
         Raises:
             UnsupportedByStoreError: not a SQL store.
+            InvalidArgumentError: a session without an engine, or on another database.
         """
         return self._publish_in(self._wake, session, event, delay, at, ordering_key, idempotency_key, headers)
 

@@ -19,7 +19,14 @@ from araponga_infra.events.errors import ProcessorStateError, QueueFullError
 from araponga_infra.events.feed import Feed, Step, new_owner
 from araponga_infra.events.inline import Tally, inline_wants
 from araponga_infra.events.letters import DeadLetters
-from araponga_infra.events.processor import LINGER_SECONDS, REFRESH_SECONDS, ROOM_WAIT_SECONDS, Phase, Processor
+from araponga_infra.events.processor import (
+    LINGER_SECONDS,
+    REFRESH_SECONDS,
+    ROOM_WAIT_SECONDS,
+    Phase,
+    Processor,
+    each_event,
+)
 from araponga_infra.events.protocols import EventStore, LeaseKeeper, Settlement, TransactionalStore, WakeListener
 from araponga_infra.events.pulse import Pulse
 from araponga_infra.events.records import DeliveriesFenced, LeaseRenewed, StoreRecovered, StoreUnavailable
@@ -41,6 +48,10 @@ class BackgroundEventProcessor(Processor):
 
     Takes the arguments of `Processor`. Both sync and async handlers: async ones run on an event loop in one of those
     threads. Publishing works from any thread, before `start` as well. Belongs to one process: start it after forking.
+
+    While the store is away publishing raises the driver's error, and workers wait and go on when it is back. A handler
+    that raises is tried again up to `max_attempts`, then its delivery is a dead letter; what a worker held that died
+    runs again elsewhere, so that handlers run at least once.
 
     Example:
         >>> with BackgroundEventProcessor(SqlAlchemyEventStore(engine), routers=[router]) as events:
@@ -87,6 +98,10 @@ class BackgroundEventProcessor(Processor):
             self._phase = Phase.STOPPED
             if self._store is not None:
                 self._store.close()
+
+    def close(self) -> None:
+        """`stop()` with its usual grace."""
+        self.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -152,7 +167,7 @@ class BackgroundEventProcessor(Processor):
         headers: Mapping[str, str] | None = None,
     ) -> list[UUID]:
         """Hand many events to the store at once, all or none; as `publish` otherwise."""
-        messages = [self._message(each, delay, at, ordering_key, None, headers) for each in events]
+        messages = [self._message(each, delay, at, ordering_key, None, headers) for each in each_event(events)]
         if messages:
             self._append(messages)
         return [each.event_id for each in messages]
@@ -179,6 +194,7 @@ class BackgroundEventProcessor(Processor):
 
         Raises:
             UnsupportedByStoreError: not a SQL store.
+            InvalidArgumentError: a session without an engine, or on another database.
         """
         return self._publish_in(self._wake, session, event, delay, at, ordering_key, idempotency_key, headers)
 

@@ -9,13 +9,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
-from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.catalog import Catalog
 from araponga_infra.events.context import DeliveryContext
 from araponga_infra.events.errors import ProcessorStateError, SessionMismatchError
 from araponga_infra.events.handlers import Handler
-from araponga_infra.events.processor import new_event_id
-from araponga_infra.events.router import EventRouter
+from araponga_infra.events.processor import each_event, new_event_id
+from araponga_infra.events.router import EventRouter, checked_router, checked_routers
 from araponga_infra.events.types import codec_of
 from araponga_infra.events.values import Delivery
 
@@ -23,7 +22,10 @@ __all__ = ["AsyncEventBus", "AsyncInMemoryEventBus", "EventBus", "InMemoryEventB
 
 
 class EventBus(Protocol):
-    """What code that only publishes needs: a processor, or a bus in its tests."""
+    """What code that only publishes needs: a processor, or a bus in its tests.
+
+    What does not arrive raises: an event that is none, a store that is away, and on a bus the error of a handler.
+    """
 
     def publish(self, event: object, /) -> UUID:
         """Publish an event; returns its id."""
@@ -37,9 +39,13 @@ class EventBus(Protocol):
 class AsyncEventBus(Protocol):
     """The same for async code."""
 
-    async def publish(self, event: object, /) -> UUID: ...
+    async def publish(self, event: object, /) -> UUID:
+        """As `EventBus.publish`."""
+        ...
 
-    async def publish_many(self, events: Iterable[object], /) -> list[UUID]: ...
+    async def publish_many(self, events: Iterable[object], /) -> list[UUID]:
+        """As `EventBus.publish_many`."""
+        ...
 
 
 class _Bus:
@@ -49,7 +55,7 @@ class _Bus:
         self._catalog = Catalog()
         self._clock = clock or SYSTEM_CLOCK
         self.published: list[object] = []
-        for router in routers:
+        for router in checked_routers(routers):
             self.include(router)
 
     def include(self, router: EventRouter) -> None:
@@ -59,9 +65,7 @@ class _Bus:
             DuplicateHandlerError: a handler's name is taken.
             SessionMismatchError: a handler asks for a session, which a bus does not have.
         """
-        if not isinstance(router, EventRouter):
-            raise InvalidArgumentError(f"router is a {type(router).__name__}: pass an EventRouter")
-        for handler in router.handlers:
+        for handler in checked_router(router).handlers:
             if handler.session_kind is not None:
                 raise SessionMismatchError(
                     f"handler {handler.name!r} asks for {handler.session_kind}, which a bus in memory does not have: "
@@ -89,7 +93,9 @@ class _Bus:
 class InMemoryEventBus(_Bus):
     """Runs every handler of an event inside `publish`, once, in the order of subscription.
 
-    Nothing is retried; the first exception of a handler reaches the publisher. Async handlers are run to their end.
+    Nothing is retried; the first exception of a handler reaches the publisher, and the handlers after it do not run.
+    Async handlers are run to their end. A bus has no time and no transactions: it knows neither `delay` nor
+    `publish_in`, for which a processor on an `InMemoryEventStore` or a SQL store is there.
 
     Attributes:
         published: the events, for assertions.
@@ -104,6 +110,12 @@ class InMemoryEventBus(_Bus):
     """
 
     def publish(self, event: object, /) -> UUID:
+        """Run the handlers of an event now; returns its id.
+
+        Raises:
+            UnknownEventError, PayloadError: not an event, or fields of wrong types; no handler has run.
+            Exception: the first one that a handler raises.
+        """
         event_id, handlers, delivery = self._accept(event)
         for handler in handlers:
             result = self._call(handler, event, delivery)
@@ -112,13 +124,23 @@ class InMemoryEventBus(_Bus):
         return event_id
 
     def publish_many(self, events: Iterable[object], /) -> list[UUID]:
-        return [self.publish(each) for each in events]
+        """Run the handlers of several events now, event by event, up to the first exception; returns their ids."""
+        return [self.publish(each) for each in each_event(events)]
 
 
 class AsyncInMemoryEventBus(_Bus):
-    """The same for async code: async handlers are awaited, sync ones called, in the order of subscription."""
+    """The same for async code: async handlers are awaited, sync ones called, in the order of subscription.
+
+    The first exception reaches the publisher, as with `InMemoryEventBus`; it has no `delay` and no `publish_in` either.
+    """
 
     async def publish(self, event: object, /) -> UUID:
+        """Run the handlers of an event now; returns its id.
+
+        Raises:
+            UnknownEventError, PayloadError: not an event, or fields of wrong types; no handler has run.
+            Exception: the first one that a handler raises.
+        """
         event_id, handlers, delivery = self._accept(event)
         for handler in handlers:
             result = self._call(handler, event, delivery)
@@ -127,7 +149,8 @@ class AsyncInMemoryEventBus(_Bus):
         return event_id
 
     async def publish_many(self, events: Iterable[object], /) -> list[UUID]:
-        return [await self.publish(each) for each in events]
+        """Run the handlers of several events now, event by event, up to the first exception; returns their ids."""
+        return [await self.publish(each) for each in each_event(events)]
 
 
 def _run_to_end(work: Any, handler: str) -> None:

@@ -44,22 +44,27 @@ class DeliveryContext:
 
     @property
     def event_id(self) -> UUID:
+        """The same at every attempt and for every handler."""
         return self._delivery.event_id
 
     @property
     def handler(self) -> str:
+        """The handler's name in the store."""
         return self._delivery.handler
 
     @property
     def event_name(self) -> str:
+        """The event's stable name."""
         return self._delivery.name
 
     @property
     def ordering_key(self) -> str | None:
+        """The key it was published with, or None."""
         return self._delivery.ordering_key
 
     @property
     def published_at(self) -> datetime:
+        """When it was published, aware, in UTC."""
         return as_datetime(self._delivery.published_at)
 
     @property

@@ -21,7 +21,23 @@ __all__ = [
     "SessionMismatchError",
     "UnknownEventError",
     "UnsupportedByStoreError",
+    "time_to_come",
 ]
+
+
+_LONGEST_SECONDS = 100 * 366 * 86_400.0
+
+
+def time_to_come(duration: Duration, argument: str) -> float:
+    """Seconds that databases can add to a time of theirs.
+
+    Raises:
+        InvalidArgumentError: not a duration, negative, or more than a century.
+    """
+    seconds = to_seconds(duration, argument)
+    if seconds > _LONGEST_SECONDS:
+        raise InvalidArgumentError(f"{argument}={duration!r} is more than a century: pass what will be lived to see")
+    return seconds
 
 
 class UnknownEventError(InvalidArgumentError):
@@ -83,13 +99,13 @@ class RetryLater(ArapongaInfraError):  # noqa: N818 - a signal, named for what i
         delay: a `timedelta` or seconds.
 
     Raises:
-        InvalidArgumentError: a negative or infinite delay.
+        InvalidArgumentError: a negative delay, or one of more than a century.
     """
 
     delay_seconds: float
 
     def __init__(self, delay: Duration) -> None:
-        self.delay_seconds = to_seconds(delay, "delay")
+        self.delay_seconds = time_to_come(delay, "delay")
         super().__init__(f"asked to be run again in {self.delay_seconds:g} s")
 
 
@@ -98,10 +114,15 @@ class GiveUp(ArapongaInfraError):  # noqa: N818 - a signal, named for what it as
 
     Args:
         reason: why, in words for whoever reads the dead letter.
+
+    Raises:
+        InvalidArgumentError: no reason.
     """
 
     reason: str
 
     def __init__(self, reason: str) -> None:
-        self.reason = str(reason)
+        if not isinstance(reason, str) or not reason.strip():
+            raise InvalidArgumentError(f"reason={reason!r} says nothing: pass why further attempts are useless")
+        self.reason = reason
         super().__init__(self.reason)

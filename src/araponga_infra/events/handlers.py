@@ -18,8 +18,8 @@ from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.context import DeliveryContext
 from araponga_infra.events.errors import HandlerSignatureError
-from araponga_infra.events.lifecycle import RetryPolicy, positive
-from araponga_infra.events.types import EventType, codec_of
+from araponga_infra.events.lifecycle import RetryPolicy, checked_backoff, positive
+from araponga_infra.events.types import EventType, codec_of, is_name
 
 __all__ = ["Handler", "SessionKind", "make_handler"]
 
@@ -94,7 +94,7 @@ def make_handler(
         is_async=is_async,
         aliases=_checked_aliases(aliases, called),
         max_attempts=None if max_attempts is None else positive(max_attempts, "max_attempts"),
-        backoff=_checked_backoff(backoff),
+        backoff=checked_backoff(backoff),
         timeout_seconds=None if timeout is None else to_seconds(timeout, "timeout", allow_zero=False),
         max_concurrency=None if max_concurrency is None else positive(max_concurrency, "max_concurrency"),
         context_parameter=asked.context,
@@ -220,9 +220,10 @@ def _is_async(function: Callable[..., Any], handler: str) -> bool:
 
 def _checked_name(name: str | None, function: Callable[..., Any]) -> str:
     called = name if name is not None else getattr(function, "__name__", "")
-    if not isinstance(called, str) or not called or called == "<lambda>" or len(called) > _NAME_LENGTH:
+    if not is_name(called) or called == "<lambda>":
         raise InvalidArgumentError(
-            f"name={called!r} cannot name a handler in the store: pass name= with 1 to {_NAME_LENGTH} characters"
+            f"name={called!r} cannot name a handler in the store: pass name= with 1 to {_NAME_LENGTH} characters "
+            "and no blanks"
         )
     return called
 
@@ -230,15 +231,11 @@ def _checked_name(name: str | None, function: Callable[..., Any]) -> str:
 def _checked_aliases(aliases: Iterable[str], name: str) -> tuple[str, ...]:
     if isinstance(aliases, str):
         raise InvalidArgumentError(f"aliases={aliases!r} is a text: pass a tuple of names, as in ({aliases!r},)")
+    if not isinstance(aliases, Iterable):
+        raise InvalidArgumentError(f"aliases={aliases!r} is not a tuple of former names: pass one, as in ('old_name',)")
     former = tuple(aliases)
     for alias in former:
         _checked_name(alias, make_handler)
         if alias == name:
             raise InvalidArgumentError(f"aliases of handler {name!r} repeat its own name: list former names only")
     return former
-
-
-def _checked_backoff(backoff: Backoff | None) -> Backoff | None:
-    if backoff is not None and not isinstance(backoff, Backoff):
-        raise InvalidArgumentError(f"backoff={backoff!r} is not a Backoff: pass Backoff(initial=1, maximum=300)")
-    return backoff

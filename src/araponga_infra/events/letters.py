@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 
 from araponga_infra.clock import Clock, Duration, to_seconds
+from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.errors import DeadLetterNotFoundError
 from araponga_infra.events.lifecycle import positive
 from araponga_infra.events.protocols import AsyncEventStore, EventStore
@@ -18,7 +19,11 @@ OnProgress = Callable[[int], object]
 
 
 class DeadLetters:
-    """The dead letters of a store. Iterable, oldest first; letters that are redriven meanwhile do not come again."""
+    """The dead letters of a store. Iterable, oldest first; letters that are redriven meanwhile do not come again.
+
+    Errors of the database or of Redis reach the caller. `redrive_all` has then redriven whole batches and no half of
+    one; calling it again goes on. Thread-safe.
+    """
 
     def __init__(self, store: Callable[[], EventStore], clock: Clock, wake: Callable[[], object]) -> None:
         self._open = store
@@ -42,25 +47,28 @@ class DeadLetters:
             reason: only with this reason.
             limit: at most so many.
             after: the `next` of the page before.
+
+        Raises:
+            InvalidArgumentError: a reason that there is not, or an `after` that no page gave.
         """
-        wanted = DeadFilter(event, handler, reason)
+        wanted = _filter(event, handler, reason)
         return self._open().dead_page(wanted, positive(limit, "limit"), after)
 
-    def get(self, letter: str) -> DeadLetter:
+    def get(self, id: str) -> DeadLetter:
         """
         Raises:
             DeadLetterNotFoundError: there is none of that id.
         """
-        return _found(self._open().dead_letter(letter), letter)
+        return _found(self._open().dead_letter(_checked_id(id)), id)
 
-    def redrive(self, letter: str) -> None:
+    def redrive(self, id: str) -> None:
         """Try one again, with all its attempts ahead of it.
 
         Raises:
             DeadLetterNotFoundError: there is none of that id, or it still has no subscriber.
         """
-        if not self._open().redrive([letter]):
-            raise _missing(letter)
+        if not self._open().redrive([_checked_id(id)]):
+            raise _missing(id)
         self._wake()
 
     def redrive_all(
@@ -72,7 +80,7 @@ class DeadLetters:
         on_progress: OnProgress | None = None,
     ) -> int:
         """Try again all that match; returns how many. `on_progress` is called with that number as it grows."""
-        wanted, after, done = DeadFilter(event, handler, reason), None, 0
+        wanted, after, done = _filter(event, handler, reason), None, 0
         while True:
             page = self._open().dead_page(wanted, _BATCH, after)
             done += self._open().redrive([each.id for each in page.items])
@@ -83,14 +91,14 @@ class DeadLetters:
                 return done
             after = page.next
 
-    def discard(self, letter: str) -> None:
+    def discard(self, id: str) -> None:
         """Forget one for good.
 
         Raises:
             DeadLetterNotFoundError: there is none of that id.
         """
-        if not self._open().discard([letter]):
-            raise _missing(letter)
+        if not self._open().discard([_checked_id(id)]):
+            raise _missing(id)
 
     def purge(
         self,
@@ -102,7 +110,7 @@ class DeadLetters:
     ) -> int:
         """Forget all that died longer ago than `older_than`, a `timedelta` or seconds; returns how many."""
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        return self._open().purge(DeadFilter(event, handler, reason), before)
+        return self._open().purge(_filter(event, handler, reason), before)
 
     def __iter__(self) -> Iterator[DeadLetter]:
         after: str | None = None
@@ -115,7 +123,7 @@ class DeadLetters:
 
 
 class AsyncDeadLetters:
-    """The same for async code; iterated with `async for`."""
+    """The same for async code, errors included; iterated with `async for`."""
 
     def __init__(self, store: Callable[[], AsyncEventStore], clock: Clock, wake: Callable[[], object]) -> None:
         self._open = store
@@ -132,17 +140,17 @@ class AsyncDeadLetters:
         after: str | None = None,
     ) -> Page[DeadLetter]:
         """As `DeadLetters.list`."""
-        wanted = DeadFilter(event, handler, reason)
+        wanted = _filter(event, handler, reason)
         return await self._open().dead_page(wanted, positive(limit, "limit"), after)
 
-    async def get(self, letter: str) -> DeadLetter:
+    async def get(self, id: str) -> DeadLetter:
         """As `DeadLetters.get`."""
-        return _found(await self._open().dead_letter(letter), letter)
+        return _found(await self._open().dead_letter(_checked_id(id)), id)
 
-    async def redrive(self, letter: str) -> None:
+    async def redrive(self, id: str) -> None:
         """As `DeadLetters.redrive`."""
-        if not await self._open().redrive([letter]):
-            raise _missing(letter)
+        if not await self._open().redrive([_checked_id(id)]):
+            raise _missing(id)
         self._wake()
 
     async def redrive_all(
@@ -154,7 +162,7 @@ class AsyncDeadLetters:
         on_progress: OnProgress | None = None,
     ) -> int:
         """As `DeadLetters.redrive_all`."""
-        wanted, after, done = DeadFilter(event, handler, reason), None, 0
+        wanted, after, done = _filter(event, handler, reason), None, 0
         while True:
             page = await self._open().dead_page(wanted, _BATCH, after)
             done += await self._open().redrive([each.id for each in page.items])
@@ -165,10 +173,10 @@ class AsyncDeadLetters:
                 return done
             after = page.next
 
-    async def discard(self, letter: str) -> None:
+    async def discard(self, id: str) -> None:
         """As `DeadLetters.discard`."""
-        if not await self._open().discard([letter]):
-            raise _missing(letter)
+        if not await self._open().discard([_checked_id(id)]):
+            raise _missing(id)
 
     async def purge(
         self,
@@ -180,7 +188,7 @@ class AsyncDeadLetters:
     ) -> int:
         """As `DeadLetters.purge`."""
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        return await self._open().purge(DeadFilter(event, handler, reason), before)
+        return await self._open().purge(_filter(event, handler, reason), before)
 
     async def __aiter__(self) -> AsyncIterator[DeadLetter]:
         after: str | None = None
@@ -191,6 +199,23 @@ class AsyncDeadLetters:
             if page.next is None:
                 return
             after = page.next
+
+
+def _filter(event: str | None, handler: str | None, reason: DeadReason | str | None) -> DeadFilter:
+    for argument, name in (("event", event), ("handler", handler)):
+        if name is not None and not isinstance(name, str):
+            raise InvalidArgumentError(f"{argument} is a {type(name).__name__}: pass the name that stores keep, a text")
+    try:
+        return DeadFilter(event, handler, None if reason is None else DeadReason(reason))
+    except ValueError:
+        known = ", ".join(DeadReason)
+        raise InvalidArgumentError(f"reason={reason!r} is none that there is: pass one of {known}") from None
+
+
+def _checked_id(id: str) -> str:
+    if not isinstance(id, str):
+        raise InvalidArgumentError(f"id is a {type(id).__name__}: pass the id of a dead letter, a text")
+    return id
 
 
 def _found(letter: DeadLetter | None, wanted: str) -> DeadLetter:

@@ -20,20 +20,21 @@ from araponga_infra.events.errors import (
     ProcessorStateError,
     SessionMismatchError,
     UnsupportedByStoreError,
+    time_to_come,
 )
 from araponga_infra.events.feed import Feed
 from araponga_infra.events.handlers import SessionKind
 from araponga_infra.events.lifecycle import RetryPolicy, positive
 from araponga_infra.events.protocols import EventStoreSource, TransactionalSource, Wake
 from araponga_infra.events.records import DeliveriesRescued, EventsPublished
-from araponga_infra.events.router import EventRouter
+from araponga_infra.events.router import EventRouter, checked_router, checked_routers
 from araponga_infra.events.stores.memory import InMemoryEventStore
 from araponga_infra.events.types import codec_of
 from araponga_infra.events.values import Appended, Message, Reaped
 from araponga_infra.telemetry import Observer, reporter
 from araponga_infra.transactions import AnySession
 
-__all__ = ["Phase", "Processor", "WhenFull", "new_event_id"]
+__all__ = ["Phase", "Processor", "WhenFull", "each_event", "new_event_id"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 WhenFull = Literal["raise", "wait"]
@@ -100,6 +101,8 @@ class Processor:
     ) -> None:
         if when_full not in ("raise", "wait"):
             raise InvalidArgumentError(f"when_full={when_full!r} must be 'raise' or 'wait'")
+        if inject_headers is not None and not callable(inject_headers):
+            raise InvalidArgumentError(f"inject_headers={inject_headers!r} is not a function that returns headers")
         self._source = _checked_store(store)
         self._consume = consume
         self._max_concurrency = positive(max_concurrency, "max_concurrency")
@@ -109,7 +112,7 @@ class Processor:
         self._fetch_batch = positive(fetch_batch, "fetch_batch")
         self._lease_seconds = to_seconds(lease, "lease", allow_zero=False)
         self._poll_seconds = to_seconds(poll_interval, "poll_interval", allow_zero=False)
-        self._window_seconds = to_seconds(idempotency_window, "idempotency_window", allow_zero=False)
+        self._window_seconds = time_to_come(idempotency_window, "idempotency_window")
         self._inject_headers = inject_headers
         self._given_clock = clock
         self._clock = clock or SYSTEM_CLOCK
@@ -117,7 +120,7 @@ class Processor:
         self._catalog = Catalog()
         self._phase = Phase.NEW
         self._has_registered = False
-        for router in routers:
+        for router in checked_routers(routers):
             self.include(router)
 
     # -- handlers
@@ -129,8 +132,7 @@ class Processor:
             DuplicateHandlerError: a handler's name is taken.
             ProcessorStateError: the processor has been started.
         """
-        if not isinstance(router, EventRouter):
-            raise InvalidArgumentError(f"router is a {type(router).__name__}: pass an EventRouter")
+        checked_router(router)
         if self._phase is not Phase.NEW or self._has_registered:
             raise ProcessorStateError(
                 "handlers are fixed once the processor has started or published: include routers before"
@@ -199,7 +201,7 @@ class Processor:
         codec = codec_of(type(event))
         payload = codec.checked(event)
         if self._inject_headers is not None:
-            headers = {**self._inject_headers(), **(headers or {})}
+            headers = {**_checked_headers(self._inject_headers()), **_checked_headers(headers)}
         if delay is None and at is None and ordering_key is None and idempotency_key is None and headers is None:
             return Message(new_event_id(), codec.name, codec.version, payload)
         if delay is not None and at is not None:
@@ -211,8 +213,8 @@ class Processor:
             name=codec.name,
             version=codec.version,
             payload=payload,
-            headers=_checked_headers(headers),
-            delay_seconds=0.0 if delay is None else to_seconds(delay, "delay"),
+            headers=_checked_headers(headers) or None,
+            delay_seconds=0.0 if delay is None else time_to_come(delay, "delay"),
             due_at=None if at is None else _checked_moment(at).timestamp(),
             ordering_key=_checked_key(ordering_key, "ordering_key"),
             window_seconds=0.0 if idempotency_key is None else self._window_seconds,
@@ -267,6 +269,8 @@ class Processor:
 def _checked_store(store: EventStoreSource | None) -> EventStoreSource:
     if store is None:
         return InMemoryEventStore()
+    if isinstance(store, type):
+        raise InvalidArgumentError(f"store is the class {store.__name__}: pass one of it, as in {store.__name__}(...)")
     if not hasattr(store, "sync_store") or not hasattr(store, "capabilities"):
         raise InvalidArgumentError(
             f"store is a {type(store).__name__}: pass an InMemoryEventStore, SqlAlchemyEventStore or "
@@ -275,15 +279,46 @@ def _checked_store(store: EventStoreSource | None) -> EventStoreSource:
     return store
 
 
-def _checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidArgumentError(f"headers[{name!r}] is a {type(value).__name__}: headers are texts")
-    return dict(headers) if headers else None
+def each_event(events: Iterable[object]) -> Iterable[object]:
+    """
+    Raises:
+        InvalidArgumentError: not several.
+    """
+    if not isinstance(events, Iterable):
+        raise InvalidArgumentError(
+            f"events is a {type(events).__name__}: pass a list of them, or use publish() for one"
+        )
+    return events
+
+
+def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise InvalidArgumentError(
+            f"headers is a {type(headers).__name__}: pass a dict of texts, such as {{'trace': '1'}}"
+        )
+    for name, value in headers.items():
+        if not _is_text(name) or not _is_text(value):
+            raise InvalidArgumentError(
+                f"headers[{name!r}] is a {type(value).__name__} that is no text: headers are texts that UTF-8 can write"
+            )
+    return dict(headers)
+
+
+def _is_text(value: object) -> bool:
+    """Half of a surrogate pair is a str, but no text: no store can write it."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked_key(key: str | None, argument: str) -> str | None:
-    if key is not None and (not isinstance(key, str) or not key or len(key) > _KEY_LENGTH):
+    if key is not None and (not key or not _is_text(key) or len(key) > _KEY_LENGTH):
         raise InvalidArgumentError(f"{argument} must be a text of 1 to {_KEY_LENGTH} characters")
     return key
 

@@ -12,9 +12,9 @@ from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.errors import DuplicateHandlerError
 from araponga_infra.events.handlers import Handler, make_handler
 from araponga_infra.events.lifecycle import positive
-from araponga_infra.events.types import event_type_of
+from araponga_infra.events.types import event_type_of, is_name
 
-__all__ = ["EventRouter", "Upcaster"]
+__all__ = ["EventRouter", "Upcaster", "checked_router", "checked_routers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[[dict[str, Any]], dict[str, Any]])
@@ -45,18 +45,20 @@ class EventRouter:
     """
 
     def __init__(self, prefix: str = "") -> None:
-        if not isinstance(prefix, str):
-            raise InvalidArgumentError(f"prefix={prefix!r} is not a text, such as 'community.'")
+        if prefix != "" and not is_name(prefix):
+            raise InvalidArgumentError(f"prefix={prefix!r} is not a text without blanks, such as 'community.'")
         self._prefix = prefix
         self._handlers: dict[str, Handler] = {}
         self._upcasters: list[Upcaster] = []
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
+        """What was subscribed so far, under its names in the store."""
         return tuple(self._handlers.values())
 
     @property
     def upcasters(self) -> tuple[Upcaster, ...]:
+        """The conversions of older payloads so far."""
         return tuple(self._upcasters)
 
     def subscribe(
@@ -132,7 +134,12 @@ class EventRouter:
 
         Raises:
             DuplicateHandlerError: a handler's name is taken.
+            InvalidArgumentError: not a router, or this one itself.
         """
+        if checked_router(router) is self:
+            raise InvalidArgumentError(
+                "router is this router itself: include it in a processor, a bus or another router"
+            )
         for handler in router.handlers:
             self._add(handler.prefixed(self._prefix))
         self._upcasters.extend(router.upcasters)
@@ -146,3 +153,25 @@ class EventRouter:
 
     def __repr__(self) -> str:
         return f"EventRouter(prefix={self._prefix!r}, handlers={sorted(self._handlers)})"
+
+
+def checked_router(router: EventRouter) -> EventRouter:
+    """
+    Raises:
+        InvalidArgumentError: not a router.
+    """
+    if not isinstance(router, EventRouter):
+        raise InvalidArgumentError(f"router is a {type(router).__name__}: pass an EventRouter")
+    return router
+
+
+def checked_routers(routers: Iterable[EventRouter]) -> tuple[EventRouter, ...]:
+    """
+    Raises:
+        InvalidArgumentError: not a sequence of routers.
+    """
+    if isinstance(routers, EventRouter) or not isinstance(routers, Iterable):
+        raise InvalidArgumentError(
+            f"routers is a {type(routers).__name__}: pass a list of them, as in routers=[router]"
+        )
+    return tuple(checked_router(router) for router in routers)

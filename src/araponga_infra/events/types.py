@@ -12,12 +12,13 @@ import msgspec
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.errors import PayloadError, UnknownEventError
 
-__all__ = ["Codec", "EventType", "codec_of", "event", "event_type_of"]
+__all__ = ["Codec", "EventType", "codec_of", "event", "event_type_of", "is_name"]
 
 C = TypeVar("C", bound=type[Any])
 _STAMP = "__araponga_event__"
 _CODEC = "__araponga_codec__"
 _NAME_LENGTH = 200
+_LATEST_VERSION = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def event(name: str, *, version: int = 1) -> Callable[[C], C]:
         version: of the payload's shape, from 1.
 
     Raises:
-        InvalidArgumentError: an empty or over-long name, a version below 1, or a class that is neither a dataclass, a
-            msgspec Struct nor a pydantic model.
+        InvalidArgumentError: an empty or over-long name or one with blanks, a version below 1, or a class that is
+            neither a dataclass, a msgspec Struct nor a pydantic model.
 
     Example:
         >>> @event("community.post_published", version=1)
@@ -48,12 +49,14 @@ def event(name: str, *, version: int = 1) -> Callable[[C], C]:
         ... class PostPublished:
         ...     post_id: int
     """
-    if not isinstance(name, str) or not name.strip() or len(name) > _NAME_LENGTH:
+    if not is_name(name):
         raise InvalidArgumentError(
-            f"name={name!r} must be a text of 1 to {_NAME_LENGTH} characters, such as 'shop.sold'"
+            f"name={name!r} must be a text of 1 to {_NAME_LENGTH} characters without blanks, such as 'shop.sold'"
         )
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise InvalidArgumentError(f"version={version!r} of event {name!r} must be a whole number, 1 or more")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= _LATEST_VERSION:
+        raise InvalidArgumentError(
+            f"version={version!r} of event {name!r} must be a whole number, 1 or more (at most {_LATEST_VERSION})"
+        )
 
     def stamp(cls: C) -> C:
         if not isinstance(cls, type) or not (_is_plain(cls) or _is_pydantic(cls)):
@@ -65,6 +68,13 @@ def event(name: str, *, version: int = 1) -> Callable[[C], C]:
         return cls
 
     return stamp
+
+
+def is_name(name: object) -> bool:
+    """Whether stores, logs and command lines can carry it: printable, without blanks, not too long."""
+    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH:
+        return False
+    return name.isprintable() and not any(character.isspace() for character in name)
 
 
 def event_type_of(cls: type[Any]) -> EventType:

@@ -50,6 +50,9 @@ class InMemoryEventStore:
     Serves sync and async processors, several of them at once, from any thread. How many deliveries it takes is the
     processor's `max_queued`. An event without a subscriber is counted and logged, not kept.
 
+    It fails only when it is full: `QueueFullError`, or waiting, as the processor's `when_full` says. What it holds when
+    the process ends is lost, and `stop()` works it off as far as the grace allows.
+
     Args:
         max_dead: dead letters kept; beyond it the oldest goes.
 
