@@ -96,6 +96,8 @@ def test_methods_and_keys_of_ones_own() -> None:
 
     service = Service()
     assert [service.square(3), service.square(3), service.calls] == [9, 9, 1]
+    if TYPE_CHECKING:
+        assert_type(service.square(3), int)
     with pytest.raises(InvalidArgumentError, match="key part"):
         service.bare()
 
@@ -173,8 +175,12 @@ def test_regions_and_gets_are_typed() -> None:
     region = cache.region("place", Place | None, ttl=60)
     value = region.get_or_set(1, lambda: None)
     found = cache.get("place:1", MISSING, type=Place)
+    found_there = region.get(2, MISSING)
     if TYPE_CHECKING:
         from araponga_infra.caching import CacheRegion, Missing
+
+        assert_type(found_there, Place | None | Missing)
+        assert_type(region.get(2), Place | None)
 
         assert_type(region, CacheRegion[Place | None])
         assert_type(value, Place | None)
@@ -183,6 +189,41 @@ def test_regions_and_gets_are_typed() -> None:
         assert_type(cache.get_or_set("k", lambda: Place(1, "x")), Place)
         assert_type(cache.get_many(["k"], type=Place)["k"], Place)
     assert (value, found) == (None, MISSING)
+
+
+def test_loads_are_typed_as_what_they_load() -> None:
+    def loaded() -> Loaded[int]:
+        return Loaded(1)
+
+    def mixed() -> int | Loaded[int]:
+        return 1
+
+    def optional() -> int | None:
+        return None
+
+    with create_cache() as cache:
+        values = (
+            cache.get_or_set("loaded", loaded),
+            cache.get_or_set("mixed", mixed),
+            cache.get_or_set("optional", optional, type=int | None),
+        )
+    if TYPE_CHECKING:
+        assert_type(values, tuple[int, int, int | None])
+    assert values == (1, 1, None)
+
+
+async def test_async_loads_are_typed_as_what_they_load() -> None:
+    async def loaded() -> Loaded[int]:
+        return Loaded(1)
+
+    async def optional() -> int | None:
+        return None
+
+    async with create_async_cache() as cache:
+        values = (await cache.get_or_set("a", loaded), await cache.get_or_set("b", optional, type=int | None))
+    if TYPE_CHECKING:
+        assert_type(values, tuple[int, int | None])
+    assert values == (1, None)
 
 
 untyped_cached: Any = cached

@@ -133,16 +133,49 @@ class _AsyncCache:
         found = await self._engine.get_many(list(names), type)
         return {names[name]: value for name, value in found.items()}
 
+    @overload
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Awaitable[Loaded[T]]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    @overload
     async def get_or_set(
         self,
         key: CacheKey,
         factory: Callable[[], Awaitable[T | Loaded[T]]],
         ttl: Duration | Forever | None = None,
         *,
-        type: TypeForm[T] | None = None,
+        type: None = None,
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
-    ) -> T:
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Awaitable[T | Loaded[T]]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T],
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Any],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: Any = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> Any:
         """The value of a key; on a miss one caller loads it and the others, in all processes, wait for that load.
 
         Args:
@@ -172,9 +205,9 @@ class _AsyncCache:
                 if now < entry.quiet_until and now < self._memory.trusted_until:
                     if self._is_observed:
                         self._parts.tell_hit(key)
-                    return value  # type: ignore[no-any-return]
+                    return value
         request = self._parts.request(key, factory, ttl, type, tags, policy)
-        return await self._engine.get_or_set(request)  # type: ignore[no-any-return]
+        return await self._engine.get_or_set(request)
 
     def delete_in(self, session: AnySession, key: CacheKey) -> None:
         """Remove a key after the COMMIT of that AsyncSession's transaction; never on rollback or at a savepoint.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from araponga_infra.caching.annotations import declared_result
 from araponga_infra.caching.keys import CacheKey, KeyPart, key, normalized
@@ -17,6 +17,7 @@ from araponga_infra.errors import InvalidArgumentError
 __all__ = ["AsyncCachedFunction", "CachedFunction", "cached"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 
 
@@ -164,12 +165,21 @@ class _Wrapped(Generic[P]):
         bound.apply_defaults()
         return key(self._name, *(_part(value) for value in bound.arguments.values()))
 
-    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+    def _bound_to(self, instance: object) -> Any:
         return self if instance is None else functools.partial(cast(Any, self), instance)
 
 
 class CachedFunction(_Wrapped[P], Generic[P, R]):
     """A plain function whose results are cached."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+    ) -> Callable[Q, R]: ...
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        return self._bound_to(instance)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         load = functools.partial(self._function, *args, **kwargs)
@@ -183,6 +193,15 @@ class CachedFunction(_Wrapped[P], Generic[P, R]):
 
 class AsyncCachedFunction(_Wrapped[P], Generic[P, R]):
     """An async function whose results are cached."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: AsyncCachedFunction[Concatenate[Any, Q], R], instance: object, owner: type[Any] | None = None
+    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        return self._bound_to(instance)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         load = functools.partial(self._function, *args, **kwargs)

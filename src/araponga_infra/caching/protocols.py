@@ -4,7 +4,7 @@ implementation against it."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload
 
 from typing_extensions import TypeForm
 
@@ -84,16 +84,49 @@ class DistributedCacheService(Protocol):
         """Store several values."""
         ...
 
+    @overload
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Loaded[T]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    @overload
     def get_or_set(
         self,
         key: CacheKey,
         factory: Callable[[], T | Loaded[T]],
         ttl: Duration | Forever | None = None,
         *,
-        type: TypeForm[T] | None = None,
+        type: None = None,
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
-    ) -> T:
+    ) -> T: ...
+    @overload
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], T | Loaded[T]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T],
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Any],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: Any = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> Any:
         """The value of a key; on a miss one caller loads it and the others wait for that load."""
         ...
 
@@ -113,12 +146,19 @@ class DistributedCacheService(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back threads and connections."""
+        """Give back threads and connections; other calls then raise `ClosedError`."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
 
 
 class AsyncDistributedCacheService(Protocol):
     """The same for async code; what does no I/O (`delete_in`, `region`) is a plain method here, too.
+
+    No call raises because Redis is away, and each ends within its time budget; what a load raises reaches all who wait
+    for it. A caller that is cancelled cancels nobody else's load.
 
     Safe for several event loops in one process, for threads that run them, and for processes that fork.
     """
@@ -175,16 +215,49 @@ class AsyncDistributedCacheService(Protocol):
         """Store several values."""
         ...
 
+    @overload
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Awaitable[Loaded[T]]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    @overload
     async def get_or_set(
         self,
         key: CacheKey,
         factory: Callable[[], Awaitable[T | Loaded[T]]],
         ttl: Duration | Forever | None = None,
         *,
-        type: TypeForm[T] | None = None,
+        type: None = None,
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
-    ) -> T:
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Awaitable[T | Loaded[T]]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T],
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    async def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Any],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: Any = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> Any:
         """The value of a key; on a miss one load runs, in a task of its own, and all callers wait for it."""
         ...
 
@@ -204,5 +277,9 @@ class AsyncDistributedCacheService(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Give back threads and connections."""
+        """Give back threads and connections; other calls then raise `ClosedError`."""
         ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from araponga_infra.caching.codec import refuse_other_type
 from araponga_infra.caching.keys import CacheKey, KeyPart, key
@@ -40,6 +40,9 @@ class _Keys:
 class CacheRegion(_Keys, Generic[T]):
     """A typed view on the keys `name:id` of a cache. Made by `cache.region(...)`; costs nothing to keep or remake.
 
+    It fails as its cache does: never because Redis is away; with `InvalidArgumentError` for an id that is no key part,
+    with `UncacheableValueError` for a value that is not of its type, and with what a load raises. Safe for threads.
+
     Example:
         >>> from araponga_infra.caching import create_cache
         >>> names = create_cache().region("name", str, ttl=60)
@@ -63,9 +66,13 @@ class CacheRegion(_Keys, Generic[T]):
         self._policy = policy
         self._clear = clear
 
-    def get(self, id: KeyPart, default: D | None = None) -> T | D | None:
+    @overload
+    def get(self, id: KeyPart, default: None = None) -> T | None: ...
+    @overload
+    def get(self, id: KeyPart, default: D) -> T | D: ...
+    def get(self, id: KeyPart, default: Any = None) -> Any:
         """The value of an id, or `default` on a miss."""
-        value: T | D | None = self._cache.get(self.key(id), default, type=self._type)
+        value: Any = self._cache.get(self.key(id), default, type=self._type)
         return value
 
     def get_many(self, ids: Iterable[KeyPart]) -> dict[KeyPart, T]:
@@ -118,7 +125,7 @@ class CacheRegion(_Keys, Generic[T]):
 
 
 class AsyncCacheRegion(_Keys, Generic[T]):
-    """The same on an async cache."""
+    """The same on an async cache: it fails as `CacheRegion` does, and is safe for several event loops."""
 
     def __init__(
         self,
@@ -136,9 +143,13 @@ class AsyncCacheRegion(_Keys, Generic[T]):
         self._policy = policy
         self._clear = clear
 
-    async def get(self, id: KeyPart, default: D | None = None) -> T | D | None:
+    @overload
+    async def get(self, id: KeyPart, default: None = None) -> T | None: ...
+    @overload
+    async def get(self, id: KeyPart, default: D) -> T | D: ...
+    async def get(self, id: KeyPart, default: Any = None) -> Any:
         """The value of an id, or `default` on a miss."""
-        value: T | D | None = await self._cache.get(self.key(id), default, type=self._type)
+        value: Any = await self._cache.get(self.key(id), default, type=self._type)
         return value
 
     async def get_many(self, ids: Iterable[KeyPart]) -> dict[KeyPart, T]:

@@ -133,16 +133,49 @@ class _PlainCache:
         found = drive(self._engine.get_many(list(names), type))
         return {names[name]: value for name, value in found.items()}
 
+    @overload
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Loaded[T]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: None = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    @overload
     def get_or_set(
         self,
         key: CacheKey,
         factory: Callable[[], T | Loaded[T]],
         ttl: Duration | Forever | None = None,
         *,
-        type: TypeForm[T] | None = None,
+        type: None = None,
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
-    ) -> T:
+    ) -> T: ...
+    @overload
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], T | Loaded[T]],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: TypeForm[T],
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> T: ...
+    def get_or_set(
+        self,
+        key: CacheKey,
+        factory: Callable[[], Any],
+        ttl: Duration | Forever | None = None,
+        *,
+        type: Any = None,
+        tags: Iterable[str] = (),
+        policy: CachePolicy | None = None,
+    ) -> Any:
         """The value of a key; on a miss one caller loads it and the others, in all processes, wait for that load.
 
         Args:
@@ -171,9 +204,9 @@ class _PlainCache:
                 if now < entry.quiet_until and now < self._memory.trusted_until:
                     if self._is_observed:
                         self._parts.tell_hit(key)
-                    return value  # type: ignore[no-any-return]
+                    return value
         request = self._parts.request(key, factory, ttl, type, tags, policy)
-        return drive(self._engine.get_or_set(request))  # type: ignore[no-any-return]
+        return drive(self._engine.get_or_set(request))
 
     def delete_in(self, session: AnySession, key: CacheKey) -> None:
         """Remove a key after the COMMIT of that session's transaction; never on rollback or at a savepoint.
