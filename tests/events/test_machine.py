@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), limit=st.integers(1, 5), is_alone=st.booleans())
     def claim(self, data: st.DataObject, limit: int, is_alone: bool) -> None:
-        owner = data.draw(st.sampled_from(sorted(self.held)))
+        owner = data.draw(st.sampled_from(list(self.held)))
         if is_alone:
             claimed = self.store.claim_alone(owner, HANDLERS).deliveries
             assert len(claimed) <= 1
@@ -113,8 +113,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.held.values()))
     @rule(data=st.data(), outcome=st.sampled_from(["completed", "failed", "given back"]))
     def finish(self, data: st.DataObject, outcome: str) -> None:
-        owner = data.draw(st.sampled_from(sorted(each for each, mine in self.held.items() if mine)))
-        delivery = self.held[owner].pop(data.draw(st.sampled_from(sorted(self.held[owner]))))
+        owner = data.draw(st.sampled_from([each for each, mine in self.held.items() if mine]))
+        delivery = self.held[owner].pop(data.draw(st.sampled_from(list(self.held[owner]))))
         self._finish(owner, delivery, outcome)
 
     def _finish(self, owner: str, delivery: Delivery, outcome: str) -> None:
@@ -138,7 +138,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         """kill -9, or a pause from which it comes back as a ghost."""
-        owner = data.draw(st.sampled_from(sorted(self.held)))
+        owner = data.draw(st.sampled_from(list(self.held)))
         mine = self.held.pop(owner)
         self.ghosts += [(owner, each) for each in mine.values()]
         for other in self.held:
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        owner = data.draw(st.sampled_from(sorted(self.held)))
+        owner = data.draw(st.sampled_from(list(self.held)))
         del self.held[owner]
         self.store.leave(owner)
 
