@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -167,3 +168,15 @@ def test_no_read_with_a_token_is_stale_for_long(
 def test_tokens_sort_as_positions(values: list[int]) -> None:
     tokens = sorted(map(WriteToken, values))
     assert all(one <= other for one, other in itertools.pairwise(tokens))
+
+
+@pytest.mark.parametrize("value", [3, b"0/1", None])
+def test_what_is_no_text_is_no_token(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="text is a"):
+        WriteToken.parse(value)
+
+
+@pytest.mark.parametrize("value", ["x", None, 1.5])
+def test_a_position_is_a_number(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="position="):
+        WriteToken(value)

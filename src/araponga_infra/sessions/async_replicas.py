@@ -19,9 +19,10 @@ from araponga_infra.sessions.engines import ReadOnlyEngine
 from araponga_infra.sessions.health import Chooser, ReplicaStatus, least_loaded_of_two, limits_of
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.sessions.router import Reading, Router, is_worth_another_server
-from araponga_infra.sessions.servers import servers_of
+from araponga_infra.sessions.servers import check_choices, servers_of
 from araponga_infra.sessions.session import AsyncReadOnlySession
 from araponga_infra.sessions.tokens import WriteToken
+from araponga_infra.sessions.work import refuse_plain_result, refuse_uncallable
 from araponga_infra.telemetry import Observer, reporter
 
 __all__ = ["AsyncReplicaSet"]
@@ -72,6 +73,7 @@ class AsyncReplicaSet:
         observer: Observer | None = None,
     ) -> None:
         clock, report = clock or SYSTEM_CLOCK, reporter(observer)
+        check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._servers = servers_of(primary, replicas, is_async=True, limits=limits, clock=clock, report=report)
         writer = primary if isinstance(primary, AsyncEngine) else AsyncEngine(self._servers.writer)
@@ -104,12 +106,15 @@ class AsyncReplicaSet:
         after: WriteToken | str | None = None,
     ) -> T:
         """Run `await work(session, *args)` read-only, as `ReplicaSet.run`."""
+        refuse_uncallable(work)
         failed: list[Replica] = []
         while True:
             reading = _Reading(lambda: self._router.open(after, without=failed))
             try:
                 async with reading as session:
-                    return await work(session, *args)
+                    result = work(session, *args)
+                    refuse_plain_result(result)
+                    return await result
             except Exception as error:
                 if reading.replica is None or not is_worth_another_server(error):
                     raise

@@ -16,9 +16,10 @@ from araponga_infra.sessions.health import Chooser, ReplicaStatus, least_loaded_
 from araponga_infra.sessions.monitor import Monitor
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.sessions.router import Reading, Router, is_worth_another_server
-from araponga_infra.sessions.servers import servers_of
+from araponga_infra.sessions.servers import check_choices, servers_of
 from araponga_infra.sessions.session import ReadOnlySession
 from araponga_infra.sessions.tokens import WriteToken
+from araponga_infra.sessions.work import refuse_awaitable, refuse_uncallable
 from araponga_infra.telemetry import Observer, reporter
 
 __all__ = ["ReplicaSet"]
@@ -69,6 +70,7 @@ class ReplicaSet:
         observer: Observer | None = None,
     ) -> None:
         clock, report = clock or SYSTEM_CLOCK, reporter(observer)
+        check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._servers = servers_of(primary, replicas, is_async=False, limits=limits, clock=clock, report=report)
         self._write = sessionmaker(self._servers.writer, class_=session_class, expire_on_commit=False)
@@ -113,14 +115,18 @@ class ReplicaSet:
             after: as for `read`.
 
         Raises:
+            InvalidArgumentError: `work` is no function, or an async one, which nobody here would await.
             Exception: whatever `work` raises for another reason, or on the primary.
         """
+        refuse_uncallable(work)
         failed: list[Replica] = []
         while True:
             reading = _Reading(lambda: self._router.open(after, without=failed))
             try:
                 with reading as session:
-                    return work(session, *args)
+                    result = work(session, *args)
+                    refuse_awaitable(result)
+                    return result
             except Exception as error:
                 if reading.replica is None or not is_worth_another_server(error):
                     raise

@@ -9,17 +9,18 @@ from typing import TypeAlias
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
 
 from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.engines import ReadOnlyEngine, async_own_engine, guarded, is_in_memory, own_engine
 from araponga_infra.sessions.fallback import FallbackEngine
-from araponga_infra.sessions.health import Limits
+from araponga_infra.sessions.health import Chooser, Limits
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.telemetry import Report
 from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
 
-__all__ = ["Servers", "Target", "servers_of"]
+__all__ = ["Servers", "Target", "check_choices", "servers_of"]
 
 Target: TypeAlias = str | URL | Engine | AsyncEngine
 
@@ -51,6 +52,10 @@ def servers_of(
     """
     if isinstance(replicas, (str, URL, Engine, AsyncEngine)):
         raise InvalidArgumentError("replicas is a single one: pass a sequence of URLs or engines, as in [replica]")
+    if not isinstance(replicas, Sequence):
+        raise InvalidArgumentError(
+            f"replicas is a {type(replicas).__name__}: pass a sequence of URLs or engines, or ()"
+        )
     writer = _writer(primary, is_async)
     reader = _primary_reader(primary, writer, is_async)
     made: list[ReadOnlyEngine] = []
@@ -66,6 +71,17 @@ def servers_of(
     if isinstance(primary, (str, URL)):
         owned += [writer, reader]
     return Servers(writer, reader, members, tuple(owned))
+
+
+def check_choices(session_class: type[Session], choose: Chooser) -> None:
+    """
+    Raises:
+        InvalidArgumentError: no class of sessions, or nothing that can be asked to choose.
+    """
+    if not isinstance(session_class, type) or not issubclass(session_class, Session):
+        raise InvalidArgumentError(f"session_class={session_class!r} is not a subclass of sqlalchemy.orm.Session")
+    if not callable(choose):
+        raise InvalidArgumentError(f"choose={choose!r} is not a function that takes candidates and returns one of them")
 
 
 _CHOOSE_A_HOST = ("host", "port", "target_session_attrs", "load_balance_hosts")

@@ -25,6 +25,10 @@ class WriteToken:
     Args:
         position: a place in the write-ahead log, in bytes.
 
+    Raises:
+        InvalidArgumentError: not a place in a log. A read with a token that no server reaches, since it was made up or
+            is from before a restore, is served as one without.
+
     Example:
         >>> token = WriteToken.parse("16/B374D848")
         >>> str(token), token > WriteToken.parse("0/1")
@@ -34,7 +38,7 @@ class WriteToken:
     position: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.position < 2**64:
+        if not isinstance(self.position, int) or not 0 <= self.position < 2**64:
             raise InvalidArgumentError(f"position={self.position!r} is not a place in a write-ahead log")
 
     @classmethod
@@ -45,6 +49,8 @@ class WriteToken:
             InvalidArgumentError: not a token. `ReplicaSet.read(after=...)` takes a client's text as it is, and ignores
                 what is no token.
         """
+        if not isinstance(text, str):
+            raise InvalidArgumentError(f"text is a {type(text).__name__}: a write token's text looks like 16/B374D848")
         try:
             return cls(position_of(text))
         except ValueError:
