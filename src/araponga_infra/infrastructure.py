@@ -87,6 +87,10 @@ class _Configured:
         self._max_concurrency = _checked_concurrency(max_concurrency)
         self._clock = clock
         self._observer = observer
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """What a form keeps besides; called once, by the constructor."""
 
     @classmethod
     def from_env(
@@ -272,20 +276,8 @@ class Infrastructure(_Configured):
         1
     """
 
-    def __init__(
-        self,
-        settings: InfraSettings,
-        *,
-        routers: Sequence[EventRouter] = (),
-        consume: bool = True,
-        max_concurrency: int = 5,
-        clock: Clock | None = None,
-        observer: Observer | None = None,
-    ) -> None:
-        super().__init__(
-            settings, routers=routers, consume=consume, max_concurrency=max_concurrency, clock=clock, observer=observer
-        )
-        self._database_url = _DatabaseUrl(settings)
+    def _set_up(self) -> None:
+        self._database_url = _DatabaseUrl(self.settings)
         self._opened: _Opened | None = _Opened(self, self._database_url)
         self._health_checks = HealthChecks()
 
@@ -412,19 +404,7 @@ class AsyncInfrastructure(_Configured):
         NotConfiguredError: at a part that needs a database when none is named and `embedded` was not asked for.
     """
 
-    def __init__(
-        self,
-        settings: InfraSettings,
-        *,
-        routers: Sequence[EventRouter] = (),
-        consume: bool = True,
-        max_concurrency: int = 5,
-        clock: Clock | None = None,
-        observer: Observer | None = None,
-    ) -> None:
-        super().__init__(
-            settings, routers=routers, consume=consume, max_concurrency=max_concurrency, clock=clock, observer=observer
-        )
+    def _set_up(self) -> None:
         self._opened: _AsyncOpened | None = None
 
     @property
