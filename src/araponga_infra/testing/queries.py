@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -12,7 +13,7 @@ from araponga_infra.queries.report import QueryReport
 __all__ = ["assert_max_queries", "no_n_plus_one"]
 
 
-class _Expectation:
+class _Expectation(ABC):
     """A plain `with` that checks its report where the block ends by itself; an error in the block goes first."""
 
     def __init__(self, *, min_repeats: int = 0) -> None:
@@ -35,8 +36,8 @@ class _Expectation:
         if kind is None:
             self._check(self._report)
 
-    def _check(self, report: QueryReport) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _check(self, report: QueryReport) -> None: ...
 
 
 class assert_max_queries(_Expectation):  # noqa: N801 - reads as the function it is used as
