@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 import weakref
 from pathlib import Path
+from sqlite3 import OperationalError
 from tempfile import mkdtemp
 from typing import Any
 
@@ -16,6 +18,7 @@ __all__ = ["EmbeddedDatabase", "tune_sqlite"]
 
 _logger = logging.getLogger("araponga_infra.infrastructure")
 _BUSY_TIMEOUT_MS = 5000
+_WAL_RETRY_SECONDS = 0.005
 
 
 def tune_sqlite(engine: Engine) -> None:
@@ -24,12 +27,26 @@ def tune_sqlite(engine: Engine) -> None:
     def on_connect(dbapi_connection: Any, _record: object) -> None:
         cursor = dbapi_connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor)
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     event.listen(engine, "connect", on_connect)
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch once; the file remembers. SQLite does not wait here, however long the busy timeout, so we do."""
+    give_up_at = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_WAL_RETRY_SECONDS)
+        else:
+            return
 
 
 class EmbeddedDatabase:
