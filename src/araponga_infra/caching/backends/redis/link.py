@@ -213,11 +213,11 @@ class AsyncLink:
             connection = await pool.take()
             try:
                 try:
-                    await connection.send_packed_command(data, check_health=False)
+                    await _send_async(connection, data)
                     return [await _read_async(connection) for _ in commands]
                 except redis.ConnectionError:
                     await connection.disconnect(nowait=True)
-                await connection.send_packed_command(data, check_health=False)
+                await _send_async(connection, data)
                 return [await _read_async(connection) for _ in commands]
             except BaseException:
                 await connection.disconnect(nowait=True)
@@ -245,6 +245,14 @@ class AsyncLink:
         known = self._pools.pop(asyncio.get_running_loop(), None)
         if known is not None:
             await known[1].aclose()
+
+
+async def _send_async(connection: Any, data: list[bytes]) -> None:
+    try:
+        await connection.send_packed_command(data, check_health=False)
+    except (AttributeError, RuntimeError) as error:
+        # What asyncio (since Python 3.12) and uvloop raise at a transport that the other side has closed meanwhile.
+        raise redis.ConnectionError("the connection was closed") from error
 
 
 async def _read_async(connection: Any) -> Reply:
