@@ -74,6 +74,7 @@ def test_a_forked_child_neither_ends_the_servers_nor_keeps_them_alive() -> None:
 if os.fork() == 0:
     os.close(1)
     if os.fork() == 0:
+        signal.alarm(30)  # it outlives the test, but not for long
         signal.pause()
     sys.exit()
 os.wait()
