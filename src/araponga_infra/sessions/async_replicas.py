@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Concatenate, Self, TypeVar
+from typing import Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration
+from araponga_infra.errors import ClosedError
 from araponga_infra.sessions.async_monitor import AsyncMonitor
 from araponga_infra.sessions.checks import PrimaryLog, checks_of
 from araponga_infra.sessions.engines import ReadOnlyEngine
@@ -28,6 +29,7 @@ from araponga_infra.telemetry import Observer, reporter
 __all__ = ["AsyncReplicaSet"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncReplicaSet:
@@ -75,6 +77,7 @@ class AsyncReplicaSet:
         clock, report = clock or SYSTEM_CLOCK, reporter(observer)
         check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
+        self._is_closed = False
         self._servers = servers_of(primary, replicas, is_async=True, limits=limits, clock=clock, report=report)
         writer = primary if isinstance(primary, AsyncEngine) else AsyncEngine(self._servers.writer)
         self._write = async_sessionmaker(writer, sync_session_class=session_class, expire_on_commit=False)
@@ -91,22 +94,25 @@ class AsyncReplicaSet:
     @property
     def write(self) -> async_sessionmaker[AsyncSession]:
         """Makes ordinary sessions on the primary; objects stay usable after COMMIT."""
+        self._refuse_closed()
         return self._write
 
     def read(
         self, *, after: WriteToken | str | None = None, fresh: bool = False
     ) -> AbstractAsyncContextManager[AsyncReadOnlySession]:
         """A read-only session for an `async with` block, as `ReplicaSet.read`."""
+        self._refuse_closed()
         return _Reading(lambda: self._router.open(after, fresh=fresh))
 
     async def run(
         self,
-        work: Callable[Concatenate[AsyncReadOnlySession, ...], Awaitable[T]],
-        *args: Any,
+        work: Callable[[AsyncReadOnlySession, *Ts], Awaitable[T]],
+        *args: *Ts,
         after: WriteToken | str | None = None,
     ) -> T:
         """Run `await work(session, *args)` read-only, as `ReplicaSet.run`."""
         refuse_uncallable(work)
+        self._refuse_closed()
         failed: list[Replica] = []
         while True:
             reading = _Reading(lambda: self._router.open(after, without=failed))
@@ -122,6 +128,7 @@ class AsyncReplicaSet:
 
     async def write_token(self) -> WriteToken | None:
         """Where the primary's log is now, as `ReplicaSet.write_token`."""
+        self._refuse_closed()
         return await greenlet_spawn(self._router.token)
 
     def status(self) -> tuple[ReplicaStatus, ...]:
@@ -133,6 +140,7 @@ class AsyncReplicaSet:
 
     async def aclose(self) -> None:
         """Close the engines that were made here."""
+        self._is_closed = True
         await self._monitor.stop()
         for engine in self._servers.owned:
             await AsyncEngine(engine).dispose()
@@ -144,6 +152,10 @@ class AsyncReplicaSet:
 
     async def __aexit__(self, *_exception: object) -> None:
         await self.aclose()
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise ClosedError("this AsyncReplicaSet is closed: make a new one, or close it later")
 
     def __repr__(self) -> str:
         return f"AsyncReplicaSet({len(self._servers.replicas)} replicas)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Self
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
 
-from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.errors import ClosedError, InvalidArgumentError
 from araponga_infra.sessions.engines import ReadOnlyEngine, async_own_engine, guarded, own_engine
 from araponga_infra.sessions.session import AsyncReadOnlySession, ReadOnlySession
 
@@ -23,11 +25,12 @@ class ReadOnlySessionFactory:
         session_options: passed to each session, as for `sessionmaker`.
 
     Raises:
-        InvalidArgumentError: neither of both, a malformed URL, a SQLite database in memory named by URL, or a database
-            other than PostgreSQL, SQLite, MySQL and MariaDB.
+        InvalidArgumentError: neither of both, a malformed URL, a SQLite database in memory named by URL, a database
+            other than PostgreSQL, SQLite, MySQL and MariaDB, or an option that `Session` does not know.
+        ClosedError: called after `close()`.
         MissingExtraError: the driver that the URL names is not installed.
 
-    Thread-safe. Opens no connection before a session is used; make it after a fork, or call `close()` there first.
+    Thread-safe. Opens no connection before a session is used; make it after a fork.
 
     Example:
         >>> from sqlalchemy import create_engine, text
@@ -39,7 +42,8 @@ class ReadOnlySessionFactory:
     def __init__(self, url_or_engine: str | URL | Engine, **session_options: Any) -> None:
         self._is_own = isinstance(url_or_engine, (str, URL))
         self._engine = _engine(url_or_engine)
-        self._session_options = session_options
+        self._session_options = _known(session_options)
+        self._is_closed = False
 
     @property
     def engine(self) -> Engine:
@@ -47,11 +51,14 @@ class ReadOnlySessionFactory:
         return self._engine
 
     def __call__(self) -> ReadOnlySession:
+        if self._is_closed:
+            raise _closed(self)
         options = self._session_options
         return ReadOnlySession(self._engine, **options) if options else ReadOnlySession(self._engine)
 
     def close(self) -> None:
         """Close the engine's connections if it was made here; the host's engine is left open."""
+        self._is_closed = True
         if self._is_own:
             self._engine.dispose()
 
@@ -74,6 +81,7 @@ class AsyncReadOnlySessionFactory:
 
     Raises:
         InvalidArgumentError: as `ReadOnlySessionFactory`; also a sync `Engine`.
+        ClosedError: called after `aclose()`.
         MissingExtraError: the driver that the URL names is not installed.
 
     Its connections belong to the event loop that first used them.
@@ -94,7 +102,8 @@ class AsyncReadOnlySessionFactory:
     def __init__(self, url_or_engine: str | URL | AsyncEngine, **session_options: Any) -> None:
         self._is_own = isinstance(url_or_engine, (str, URL))
         self._engine = _async_engine(url_or_engine)
-        self._session_options = session_options
+        self._session_options = _known(session_options)
+        self._is_closed = False
 
     @property
     def engine(self) -> AsyncEngine:
@@ -102,10 +111,13 @@ class AsyncReadOnlySessionFactory:
         return self._engine
 
     def __call__(self) -> AsyncReadOnlySession:
+        if self._is_closed:
+            raise _closed(self)
         return AsyncReadOnlySession(self._engine, **self._session_options)
 
     async def aclose(self) -> None:
         """Close the engine's connections if it was made here; the host's engine is left open."""
+        self._is_closed = True
         if self._is_own:
             await self._engine.dispose()
 
@@ -119,6 +131,22 @@ class AsyncReadOnlySessionFactory:
 
     def __repr__(self) -> str:
         return f"AsyncReadOnlySessionFactory({self._engine.url.render_as_string(hide_password=True)!r})"
+
+
+_OPTIONS = frozenset(inspect.signature(Session.__init__).parameters) - {"self", "bind"}
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(options.keys() - _OPTIONS)
+    if unknown:
+        raise InvalidArgumentError(
+            f"{', '.join(unknown)}: no option of a session; those that are: {', '.join(sorted(_OPTIONS))}"
+        )
+    return options
+
+
+def _closed(factory: object) -> ClosedError:
+    return ClosedError(f"this {type(factory).__name__} is closed: make a new one, or close it after the last session")
 
 
 def _engine(url_or_engine: object) -> ReadOnlyEngine:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Concatenate, Self, TypeVar
+from typing import Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration
+from araponga_infra.errors import ClosedError
 from araponga_infra.sessions.checks import PrimaryLog, checks_of
 from araponga_infra.sessions.health import Chooser, ReplicaStatus, least_loaded_of_two, limits_of
 from araponga_infra.sessions.monitor import Monitor
@@ -25,6 +26,7 @@ from araponga_infra.telemetry import Observer, reporter
 __all__ = ["ReplicaSet"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ReplicaSet:
@@ -45,6 +47,7 @@ class ReplicaSet:
         InvalidArgumentError: a malformed URL, an engine of the wrong kind, a negative duration, or replicas of another
             kind of database than the primary.
         MissingExtraError: a driver is not installed.
+        ClosedError: used after `close()`.
 
     Thread-safe. Opens no connection before it is used. Engines handed in are used, never closed.
 
@@ -72,6 +75,7 @@ class ReplicaSet:
         clock, report = clock or SYSTEM_CLOCK, reporter(observer)
         check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
+        self._is_closed = False
         self._servers = servers_of(primary, replicas, is_async=False, limits=limits, clock=clock, report=report)
         self._write = sessionmaker(self._servers.writer, class_=session_class, expire_on_commit=False)
         log = PrimaryLog(limits, clock)
@@ -87,6 +91,7 @@ class ReplicaSet:
     @property
     def write(self) -> sessionmaker[Session]:
         """Makes ordinary sessions on the primary; objects stay usable after COMMIT."""
+        self._refuse_closed()
         return self._write
 
     def read(
@@ -99,12 +104,13 @@ class ReplicaSet:
                 it back. Text that is no token is ignored. None: any replica within `max_lag`.
             fresh: read the primary.
         """
+        self._refuse_closed()
         return _Reading(lambda: self._router.open(after, fresh=fresh))
 
     def run(
         self,
-        work: Callable[Concatenate[ReadOnlySession, ...], T],
-        *args: Any,
+        work: Callable[[ReadOnlySession, *Ts], T],
+        *args: *Ts,
         after: WriteToken | str | None = None,
     ) -> T:
         """Run `work(session, *args)` read-only; again on another server when recovery on a replica cancels it.
@@ -119,6 +125,7 @@ class ReplicaSet:
             Exception: whatever `work` raises for another reason, or on the primary.
         """
         refuse_uncallable(work)
+        self._refuse_closed()
         failed: list[Replica] = []
         while True:
             reading = _Reading(lambda: self._router.open(after, without=failed))
@@ -138,6 +145,7 @@ class ReplicaSet:
         Returns:
             None where there is no log to compare: SQLite, MySQL, MariaDB.
         """
+        self._refuse_closed()
         return self._router.token()
 
     def status(self) -> tuple[ReplicaStatus, ...]:
@@ -146,6 +154,7 @@ class ReplicaSet:
 
     def close(self) -> None:
         """Close the engines that were made here."""
+        self._is_closed = True
         self._monitor.stop()
         for engine in self._servers.owned:
             engine.dispose()
@@ -155,6 +164,10 @@ class ReplicaSet:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise ClosedError("this ReplicaSet is closed: make a new one, or close it later")
 
     def __repr__(self) -> str:
         return f"ReplicaSet({len(self._servers.replicas)} replicas)"
