@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Engine, bindparam, column, create_engine, delete, insert, or_, select, table, text, update
+from sqlalchemy import (
+    Dialect,
+    Engine,
+    String,
+    TypeDecorator,
+    bindparam,
+    column,
+    create_engine,
+    delete,
+    insert,
+    or_,
+    select,
+    table,
+    text,
+    type_coerce,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, aliased, joinedload
 
@@ -58,6 +74,20 @@ def test_a_small_table_may_be_read_from_end_to_end(any_engine: Engine) -> None:
     plan = QueryInspector(any_engine).explain(BY_NAME)
     assert (plan.scans, plan.advice) == ((), ())
     assert plan.text
+
+
+class _OfItsColumn(TypeDecorator[str]):
+    impl = String
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        raise AssertionError(f"{value!r} is no value of this column")
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_types_of_the_statement_are_not_applied_to_its_plan(large: Engine, columns: int) -> None:
+    names = [type_coerce(Author.name, _OfItsColumn).label(f"name_{n}") for n in range(columns)]
+    assert advised(inspector_of(large).explain(select(*names).where(Author.name == "Author 150")))
 
 
 @pytest.mark.parametrize(

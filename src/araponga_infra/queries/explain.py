@@ -82,9 +82,17 @@ def _ask_postgresql(
 ) -> tuple[dict[str, Any], list[str]]:
     if isinstance(statement, Statement):
         return _ask_for_generic_plan(connection, statement)
-    rows = connection.execute(_explained(_POSTGRESQL, statement), parameters).scalar_one()
-    lines = connection.execute(_explained(_POSTGRESQL_TEXT, statement), parameters).scalars().all()
-    return _root(rows), [str(line) for line in lines]
+    [[plan]] = _answer(connection, _POSTGRESQL, statement, parameters)
+    lines = _answer(connection, _POSTGRESQL_TEXT, statement, parameters)
+    return _root(plan), [str(line) for [line] in lines]
+
+
+def _answer(
+    connection: Connection, prefix: str, statement: Executable | str, parameters: Mapping[str, Any] | None
+) -> list[Sequence[Any]]:
+    """Rows as the driver has them: the statement's own columns, and their types, are not those of its plan."""
+    with connection.execute(_explained(prefix, statement), parameters) as result:
+        return list(result.cursor.fetchall()) if result.cursor is not None else []
 
 
 def _ask_for_generic_plan(connection: Connection, statement: Statement) -> tuple[dict[str, Any], list[str]]:
@@ -120,9 +128,9 @@ def _ask_sqlite(connection: Connection, statement: Explainable, parameters: Mapp
     if isinstance(statement, Statement):
         sql = _explainable(statement).sql
         _, count = numbered_placeholders(sql, style=connection.dialect.paramstyle, prefix="?")
-        rows = connection.exec_driver_sql(f"{_SQLITE}{sql}", (None,) * count).all()
+        rows = list[Sequence[Any]](connection.exec_driver_sql(f"{_SQLITE}{sql}", (None,) * count))
     else:
-        rows = connection.execute(_explained(_SQLITE, statement), parameters).all()
+        rows = _answer(connection, _SQLITE, statement, parameters)
     depth = {0: -1}
     for row in rows:
         depth[row[0]] = depth.get(row[1], -1) + 1
