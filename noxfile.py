@@ -80,7 +80,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suites on this Python, against servers that they start by themselves."""
     install(session, "test")
-    pytest(session, "tests", "--ignore=tests/docs", "--ignore=tests/examples")
+    pytest(session, "tests", "--ignore=tests/docs", "--ignore=tests/examples", "--ignore=tests/community")
 
 
 @nox.session
@@ -94,7 +94,7 @@ def docs(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Every example runs, and prints what it should."""
     install(session, "test")
-    pytest(session, "tests/examples", "examples")
+    pytest(session, "tests/examples", "tests/community", "examples")
 
 
 @nox.session(tags=["full"])

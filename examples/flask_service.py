@@ -19,7 +19,7 @@ araponga = Araponga(routers=[event_handlers], consume=False)
 def load_territory(territory_id: int) -> Territory | None:
     with araponga.infra.read(fresh=True) as session:
         row = session.get(TerritoryRow, territory_id)
-        return Territory(row.id, row.name) if row else None
+        return Territory(row.id, row.name, row.row_version) if row else None
 
 
 def create_app() -> Flask:
@@ -32,7 +32,7 @@ def create_app() -> Flask:
         territory = cache.get_or_set(territory_id, lambda: load_territory(territory_id))
         if territory is None:
             abort(404)
-        return {"id": territory.id, "name": territory.name}
+        return {"id": territory.id, "name": territory.name, "version": territory.version}
 
     @app.get("/feed")
     def feed() -> ResponseReturnValue:

@@ -3,20 +3,38 @@ the web process, the worker, the CLI and the tests each bind it to a store of th
 
 from datetime import timedelta
 
+from sqlalchemy import insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from araponga_infra import Backoff, DeliveryContext, EventRouter
 
-from .domain import Notification, NotificationQueued, Post, PostPublished
+from .domain import (
+    CommunityPost,
+    EventAnnounced,
+    Notification,
+    NotificationQueued,
+    PostPublished,
+    TerritoryEvent,
+    TerritoryMembership,
+)
 
 router = EventRouter(prefix="community.")
 
 
 # Asking for the session IS asking for "work and acknowledgement in one transaction": no flag, and the type is checked.
+# So the inboxes have each notification exactly once, whatever dies in between.
 @router.subscribe(PostPublished, name="queue_notification")
 async def queue_notification(published: PostPublished, session: AsyncSession) -> None:
-    post = await session.get_one(Post, published.post_id)
-    session.add(Notification(text=f"New in your territory: {post.title}"))
+    if post := await session.get(CommunityPost, published.post_id):  # None: it has been deleted since
+        await fill_inboxes(session, post.territory_id, f"New in your territory: {post.title}")
+
+
+@router.subscribe(EventAnnounced)
+async def announce_event(announced: EventAnnounced, session: AsyncSession, context: DeliveryContext) -> None:
+    if event := await session.get(TerritoryEvent, announced.event_id):
+        queued = await fill_inboxes(session, event.territory_id, f"{event.title}, {event.starts_at:%Y-%m-%d %H:%M}")
+        for notification_id in queued:
+            context.publish_in(session, NotificationQueued(notification_id))
 
 
 # Not transactional: the mail server is outside. Backoff and timeout are this handler's own.
@@ -33,3 +51,10 @@ def index_for_search(published: PostPublished) -> None: ...
 
 
 async def smtp_send(notification_id: int, *, idempotency_key: str) -> None: ...
+
+
+async def fill_inboxes(session: AsyncSession, territory_id: int, text: str) -> list[int]:
+    """One statement, however many members there are."""
+    members = select(TerritoryMembership.member, literal(text)).where(TerritoryMembership.territory_id == territory_id)
+    filled = insert(Notification).from_select(["member", "text"], members).returning(Notification.id)
+    return list(await session.scalars(filled))

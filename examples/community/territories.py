@@ -20,11 +20,9 @@ class TerritoryCacheService:
             # fresh=True: a load after a removal must not read a lagging replica and cache the old row for 10 minutes.
             async with self._infra.read(fresh=True) as session:
                 row = await session.get(TerritoryRow, territory_id)
-                return Territory(row.id, row.name) if row else None
+                return Territory(row.id, row.name, row.row_version) if row else None
 
         return await self._cache.get_or_set(territory_id, load)
 
-    async def rename(self, session: AsyncSession, territory_id: int, name: str) -> None:
-        row = await session.get_one(TerritoryRow, territory_id)
-        row.name = name
-        self._cache.delete_in(session, territory_id)  # after COMMIT, not before; nothing on rollback
+    def changed_in(self, session: AsyncSession, row: TerritoryRow) -> None:
+        self._cache.delete_in(session, row.id)  # after COMMIT, not before; nothing on rollback

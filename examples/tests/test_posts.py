@@ -14,7 +14,7 @@ from araponga_infra import (
     expect_version,
 )
 from araponga_infra.testing import FakeClock, assert_max_queries, no_n_plus_one
-from community.domain import Notification, Post, PostPublished, TerritoryRow
+from community.domain import Notification, Post, PostPublished, TerritoryMembership, TerritoryRow
 from community.territories import TerritoryCacheService
 from fastapi_service import feed, like
 
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.anyio
 
 async def add_post(infra: AsyncInfrastructure, *, publish: bool = True) -> int:
     async with infra.write() as session:
-        post = Post(title="Feira", territory=TerritoryRow(name="Vale"))
+        vale = TerritoryRow(name="Vale", memberships=[TerritoryMembership(member="ana")])
+        post = Post(title="Feira", territory=vale)
         session.add(post)
         await session.flush()
         if publish:

@@ -21,11 +21,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 CREATE_TABLES = """
 import os
 from araponga_infra import Infrastructure
-from community.domain import Base, TerritoryRow
+from community.domain import Base, TerritoryMembership, TerritoryRow
 with Infrastructure.from_env(consume=False) as infra:
     Base.metadata.create_all(infra.engine)
     with infra.write() as session:
-        session.add(TerritoryRow(id=1, name="Vale do Itamambuca"))
+        session.add(TerritoryRow(id=1, name="Vale do Itamambuca", memberships=[TerritoryMembership(member="ana")]))
 """
 SERVERS = {
     "fastapi": ["-m", "uvicorn", "fastapi_service:app", "--fd", "{fd}"],
@@ -105,7 +105,7 @@ def test_a_service_with_its_worker(
         assert client.put(post, json=edit, headers={"If-Match": created.headers["etag"]}).status_code == 412
         assert client.post(f"{post}/likes").json() == {"likes": 1}
 
-        assert client.get("/territories/1").json() == {"id": 1, "name": "Vale do Itamambuca"}
+        assert client.get("/territories/1").json() == {"id": 1, "name": "Vale do Itamambuca", "version": 1}
         assert client.get("/territories/2").status_code == 404
         notified = "SELECT count(*) FROM notification WHERE text LIKE 'New in your territory: Feira%'"
         wait_until(

@@ -1,0 +1,49 @@
+"""The feed: the newest posts of all territories or of one, on a replica that has seen this client's last write."""
+
+from datetime import datetime
+
+from fastapi import APIRouter
+
+from araponga_infra import AsyncReadOnlySession
+from araponga_infra.integrations.fastapi import ReadSession
+
+from ..queries import LARGEST_ID, feed
+from .dependencies import KnownTerritory
+from .fields import Before, Limit, Out, Page
+
+router = APIRouter(tags=["feed"])
+
+
+class FeedItem(Out):
+    id: int
+    territory: str
+    author: str
+    title: str
+    likes: int
+    published_at: datetime
+
+
+@router.get("/feed")
+async def read_feed(session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20) -> Page[FeedItem]:
+    return await page(session, before=before, limit=limit)
+
+
+@router.get("/territories/{territory_id}/feed")
+async def read_feed_of_territory(
+    territory_id: KnownTerritory, session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20
+) -> Page[FeedItem]:
+    return await page(session, territory_id=territory_id, before=before, limit=limit)
+
+
+async def page(
+    session: AsyncReadOnlySession, *, territory_id: int | None = None, before: int = LARGEST_ID, limit: int = 20
+) -> Page[FeedItem]:
+    posts = await session.scalars(feed(territory_id=territory_id, before=before, limit=limit))
+    items = [
+        FeedItem(
+            id=post.id, territory=post.territory.name, author=post.author, title=post.title, likes=post.likes,
+            published_at=post.published_at,
+        )
+        for post in posts
+    ]  # fmt: skip
+    return Page(items=items, next=items[-1].id if len(items) == limit else None)

@@ -1,0 +1,26 @@
+"""A member's notifications, newest first, as the event handlers have written them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from araponga_infra.integrations.fastapi import ReadSession
+
+from ..queries import LARGEST_ID, inbox
+from .fields import Before, Limit, Name, Out, Page
+
+router = APIRouter(tags=["inbox"])
+
+
+class NotificationOut(Out):
+    id: int
+    text: str
+
+
+@router.get("/members/{member}/notifications")
+async def read_inbox(
+    member: Annotated[Name, Path()], session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20
+) -> Page[NotificationOut]:
+    rows = (await session.scalars(inbox(member, before=before, limit=limit))).all()
+    found = [NotificationOut.model_validate(row) for row in rows]
+    return Page(items=found, next=found[-1].id if len(found) == limit else None)

@@ -1,0 +1,94 @@
+"""What is wrong with a request, as problem details (RFC 9457): always that form, never what is inside."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, NoResultFound, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+_FOREIGN_KEY = ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY")
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail", "code"],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string"},
+                        "code": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+    for status, description in (("4XX", "The request cannot be done"), ("5XX", "The service cannot answer"))
+}
+
+
+def problem(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: object
+) -> Response:
+    title = HTTPStatus(status).phrase
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code, **more}
+    return Response(json.dumps(document), status, {"Cache-Control": "no-store", **(headers or {})}, MEDIA_TYPE)
+
+
+def answer_problems(app: FastAPI) -> None:
+    """Conflicts and If-Match are answered by `install`; here is the rest."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(NoResultFound, _not_found)
+    app.add_exception_handler(IntegrityError, _contradiction)
+    app.add_exception_handler(DataError, _unfit)
+    for unavailable in (OperationalError, InterfaceError, NoConnectionFreeError):
+        app.add_exception_handler(unavailable, _unavailable)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Without `input`: what was sent may be large, secret, or no text at all.
+    errors = [{"where": ".".join(map(str, each["loc"])), "what": each["msg"]} for each in error.errors()]
+    return problem(422, "invalid", f"{len(errors)} part(s) of the request cannot be used; see errors.", errors=errors)
+
+
+async def _plain(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name.lower()
+    return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    return problem(404, "not_found", "There is nothing of that id.")
+
+
+async def _contradiction(_request: Request, error: Exception) -> Response:
+    """A constraint refused it, and the transaction is rolled back."""
+    cause = getattr(error, "orig", None)
+    if {getattr(cause, "sqlstate", None), getattr(cause, "sqlite_errorname", None)} & set(_FOREIGN_KEY):
+        return problem(422, "unknown_reference", "It refers to something that is not there; nothing was saved.")
+    return problem(409, "already_exists", "It is there already; nothing was saved.")
+
+
+async def _unfit(_request: Request, _error: Exception) -> Response:
+    return problem(422, "invalid", "The database cannot hold a value of the request; nothing was saved.")
+
+
+async def _unavailable(_request: Request, _error: Exception) -> Response:
+    return problem(503, "unavailable", "The database cannot be asked right now; nothing was saved.")
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    return problem(500, "internal", "Something went wrong here. It has been logged.")

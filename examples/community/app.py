@@ -1,0 +1,53 @@
+"""The application: `uvicorn --factory examples.community.app:create_app`, or `python -m examples.community`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from araponga_infra import CompositeObserver, CountingObserver, LoggingObserver
+from araponga_infra.integrations.fastapi import install
+
+from . import api, pages
+from .api.problems import DOCUMENTED, answer_problems
+from .handlers import router as event_handlers
+from .metrics import Metrics
+from .middleware import AnsweringInstance, BodyLimit
+from .schema import migrate
+from .seeding import seed
+from .settings import CommunitySettings
+
+
+def create_app(settings: CommunitySettings | None = None) -> FastAPI:
+    settings = settings or CommunitySettings.from_env()
+    metrics, counters = Metrics(), CountingObserver()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.infra.is_embedded:  # nobody else could have made or filled it; servers are migrated before
+            await migrate(araponga.infra.engine)
+            await seed(araponga.infra)
+        yield
+        metrics.close()
+
+    app = FastAPI(title="Araponga", version="1", lifespan=lifespan, responses=DOCUMENTED)
+    araponga = install(
+        app,
+        settings=settings.infra,
+        routers=[event_handlers],
+        consume=settings.consume,
+        observer=CompositeObserver(counters, LoggingObserver(), metrics.observer),
+    )
+    answer_problems(app)
+    for router in (*api.ROUTERS, pages.router):
+        app.include_router(router)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def read_metrics() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(AnsweringInstance, instance=settings.instance, metrics=metrics)
+    app.state.settings, app.state.counters, app.state.araponga = settings, counters, araponga
+    return app
