@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 MEDIA_TYPE = "application/problem+json"
 _FOREIGN_KEY = ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY")
@@ -64,10 +65,19 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     return problem(422, "invalid", f"{len(errors)} part(s) of the request cannot be used; see errors.", errors=errors)
 
 
-async def _plain(_request: Request, error: Exception) -> Response:
+async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name.lower()
-    return problem(error.status_code, code, str(error.detail), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _documented_methods(request)):
+        headers["Allow"] = allowed
+    return problem(error.status_code, HTTPStatus(error.status_code).name.lower(), str(error.detail), headers=headers)
+
+
+def _documented_methods(request: Request) -> str:
+    """All of that path: the router names those of its first route alone."""
+    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
+    matching = (paths[path] for path in paths if compile_path(path)[0].match(request.scope["path"]))
+    return ", ".join(sorted(method.upper() for operations in matching for method in operations))
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:
