@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -23,7 +24,7 @@ load_all_checks()
 
 schema = schemathesis.openapi.from_dict(create_app(CommunitySettings()).openapi())
 # An id that fits the document and names nothing is refused, and rightly so.
-MAY_BE_REFUSED = CHECKS.get_one("positive_data_acceptance")
+MAY_BE_REFUSED: Any = CHECKS.get_one("positive_data_acceptance")
 
 
 @pytest.fixture(scope="module")
@@ -37,5 +38,5 @@ def address(shared_postgres: PostgresServer) -> Iterator[str]:
 
 @schema.parametrize()
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-def test_it_does_what_it_documents(case: schemathesis.Case, address: str) -> None:
+def test_it_does_what_it_documents(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(base_url=address, excluded_checks=[MAY_BE_REFUSED])

@@ -14,6 +14,7 @@ from starlette.routing import compile_path
 
 MEDIA_TYPE = "application/problem+json"
 _FOREIGN_KEY = ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY")
+_CODES = {400: "unreadable", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: {
@@ -70,7 +71,8 @@ async def _plain(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _documented_methods(request)):
         headers["Allow"] = allowed
-    return problem(error.status_code, HTTPStatus(error.status_code).name.lower(), str(error.detail), headers=headers)
+    code = _CODES.get(error.status_code, "refused")
+    return problem(error.status_code, code, str(error.detail), headers=headers)
 
 
 def _documented_methods(request: Request) -> str:
