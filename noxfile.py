@@ -169,6 +169,13 @@ def pgbouncer(session: nox.Session) -> None:
 
 
 @nox.session
+def deploy(session: nox.Session) -> None:
+    """The files under deploy/, each read by the tool that knows its form; nginx is Debian's package of that name."""
+    session.install(*group("deploy"))
+    pytest(session, "tests/deploy/external/with_tools.py", "--noconftest")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """The long and heavy tests."""
     install(session, "test")
