@@ -46,7 +46,7 @@ from araponga_infra.health import (
 from araponga_infra.sessions import AsyncReadOnlySession, AsyncReplicaSet, ReadOnlySession, ReplicaSet, WriteToken
 from araponga_infra.settings import InfraSettings
 from araponga_infra.telemetry import Observer
-from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
+from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url, pool_options
 
 __all__ = ["AsyncInfrastructure", "Infrastructure"]
 
@@ -165,7 +165,7 @@ class _DatabaseUrl:
             self._embedded.close()
 
 
-def _engine_options(url: str, *, is_async: bool) -> dict[str, Any]:
+def _engine_options(url: str, pool_size: int | None, *, is_async: bool) -> dict[str, Any]:
     """A connection is tested before it is handed out, and one whose other side is gone is given up in seconds.
 
     Without the latter, TCP waits for a quarter of an hour (libpq's documentation, "Parameter Key Words":
@@ -174,7 +174,7 @@ def _engine_options(url: str, *, is_async: bool) -> dict[str, Any]:
     parsed = database_url(url, is_async=is_async)
     is_libpq = parsed.get_driver_name() in _LIBPQ_DRIVERS and parsed.get_backend_name() == "postgresql"
     patience = {name: value for name, value in _LIBPQ_PATIENCE.items() if is_libpq and name not in parsed.query}
-    return {"pool_pre_ping": True, "connect_args": patience}
+    return {"pool_pre_ping": True, "connect_args": patience, **pool_options(parsed, pool_size)}
 
 
 class _Opened:
@@ -191,7 +191,8 @@ class _Opened:
     @cached_property
     def engine(self) -> Engine:
         url = self._database_url.get()
-        engine = engine_from_url(url, argument="database_url", **_engine_options(url, is_async=False))
+        options = _engine_options(url, self._configured.settings.database_pool_size, is_async=False)
+        engine = engine_from_url(url, argument="database_url", **options)
         if engine.dialect.name == "sqlite":
             tune_sqlite(engine)
         self._closing.callback(engine.dispose)
@@ -203,6 +204,7 @@ class _Opened:
         replicas = ReplicaSet(
             self.engine,
             configured.settings.database_readonly_urls,
+            pool_size=configured.settings.database_pool_size,
             session_class=VersionedSession,
             clock=configured._clock,
             observer=configured._observer,
@@ -513,7 +515,8 @@ class _AsyncOpened:
     @cached_property
     def engine(self) -> AsyncEngine:
         url = self._database_url.get()
-        engine = async_engine_from_url(url, argument="database_url", **_engine_options(url, is_async=True))
+        options = _engine_options(url, self._configured.settings.database_pool_size, is_async=True)
+        engine = async_engine_from_url(url, argument="database_url", **options)
         if engine.dialect.name == "sqlite":
             tune_sqlite(engine.sync_engine)
         self._closing.push_async_callback(engine.dispose)
@@ -525,6 +528,7 @@ class _AsyncOpened:
         replicas = AsyncReplicaSet(
             self.engine,
             configured.settings.database_readonly_urls,
+            pool_size=configured.settings.database_pool_size,
             session_class=VersionedSession,
             clock=configured._clock,
             observer=configured._observer,

@@ -10,13 +10,14 @@ from urllib.parse import urlsplit
 
 from araponga_infra.connection_strings import database_url_from_npgsql, redis_url_from_stackexchange
 from araponga_infra.errors import InvalidArgumentError
-from araponga_infra.urls import database_url, masked
+from araponga_infra.urls import check_pool_size, database_url, masked
 
 __all__ = ["InfraSettings"]
 
 _DATABASE = ("ARAPONGA_DATABASE_URL", "ConnectionStrings__Postgres")
 _READONLY = ("ARAPONGA_DATABASE_READONLY_URL", "ConnectionStrings__PostgresReadOnly")
 _REDIS = ("ARAPONGA_REDIS_URL", "ConnectionStrings__Redis")
+_POOL_SIZE = "ARAPONGA_DATABASE_POOL_SIZE"
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
@@ -29,6 +30,8 @@ class InfraSettings:
         database_readonly_urls: its replicas, one URL each.
         redis_url: `redis://`, `rediss://` (TLS) or `unix://`; None: the cache lives in memory.
         is_embedded: without `database_url`, run on a SQLite file in a temporary folder that is gone at close.
+        database_pool_size: how many connections to the primary, and to each replica, the pools of a process open at
+            most; None: 5 that stay open and 10 more under load. SQLite takes no notice.
 
     Raises:
         InvalidArgumentError: a malformed URL. The message names the field and never repeats the URL.
@@ -38,6 +41,7 @@ class InfraSettings:
     database_readonly_urls: Sequence[str] = ()
     redis_url: str | None = None
     is_embedded: bool = False
+    database_pool_size: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.database_readonly_urls, str) or not isinstance(self.database_readonly_urls, Sequence):
@@ -51,6 +55,7 @@ class InfraSettings:
             database_url(url, argument="database_readonly_urls")
         if self.redis_url is not None:
             _check_redis_url(self.redis_url, "redis_url")
+        check_pool_size(self.database_pool_size, "database_pool_size")
         if self.is_embedded and self.database_url is not None:
             raise InvalidArgumentError("is_embedded and database_url name two databases: pass one of them")
         if self.database_readonly_urls and self.database_url is None:
@@ -68,6 +73,7 @@ class InfraSettings:
         `ARAPONGA_DATABASE_URL`, `ARAPONGA_DATABASE_READONLY_URL` (comma separated) and `ARAPONGA_REDIS_URL`; where one
         of them is missing or empty, `ConnectionStrings__Postgres`, `ConnectionStrings__PostgresReadOnly` (in Npgsql's
         form) and `ConnectionStrings__Redis` (in StackExchange.Redis's form) are read instead. Each also takes a URL.
+        `ARAPONGA_DATABASE_POOL_SIZE` is a whole number.
 
         Args:
             environ: `os.environ` when None.
@@ -91,13 +97,15 @@ class InfraSettings:
             database_readonly_urls=tuple(_read_replicas(replicas, replicas_name)),
             redis_url=_read_redis(redis, redis_name) if redis else None,
             is_embedded=embedded and not database,
+            database_pool_size=_read_pool_size(variables.get(_POOL_SIZE, "").strip()),
         )
 
     def __repr__(self) -> str:
         replicas = ", ".join(masked(url) for url in self.database_readonly_urls)
         return (
             f"InfraSettings(database_url={masked(self.database_url)}, database_readonly_urls=({replicas}), "
-            f"redis_url={masked(self.redis_url)}, is_embedded={self.is_embedded})"
+            f"redis_url={masked(self.redis_url)}, is_embedded={self.is_embedded}, "
+            f"database_pool_size={self.database_pool_size})"
         )
 
 
@@ -126,6 +134,14 @@ def _read_redis(value: str, variable: str) -> str:
         return redis_url_from_stackexchange(value, argument=variable)
     _check_redis_url(value, variable)
     return value
+
+
+def _read_pool_size(value: str) -> int | None:
+    if not value:
+        return None
+    size = int(value) if value.isdecimal() else 0
+    check_pool_size(size, _POOL_SIZE)
+    return size
 
 
 def _check_redis_url(url: str, argument: str) -> None:

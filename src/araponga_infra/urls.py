@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from araponga_infra.errors import InvalidArgumentError, MissingExtraError
 
-__all__ = ["async_engine_from_url", "database_url", "engine_from_url", "masked"]
+__all__ = ["async_engine_from_url", "check_pool_size", "database_url", "engine_from_url", "masked", "pool_options"]
 
 _SYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg"}
 _ASYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": "aiosqlite"}
@@ -103,6 +103,24 @@ def _unknown(url: URL, argument: str) -> InvalidArgumentError:
         f"{argument} begins with {url.drivername}://, which SQLAlchemy does not know: "
         "use postgresql://, sqlite:/// or an installed dialect"
     )
+
+
+def check_pool_size(size: object, argument: str) -> None:
+    """
+    Raises:
+        InvalidArgumentError: neither None nor a whole number of 1 or more.
+    """
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise InvalidArgumentError(
+            f"{argument} is not a whole number of 1 or more: set it to the connections that one process may open"
+        )
+
+
+def pool_options(url: URL, pool_size: int | None) -> dict[str, int]:
+    """Engine options for at most so many connections; None, or SQLite, whose connections cost nothing: the default."""
+    if pool_size is None or url.get_backend_name() == "sqlite":
+        return {}
+    return {"pool_size": pool_size, "max_overflow": 0}
 
 
 def masked(url: str | URL | None) -> str:

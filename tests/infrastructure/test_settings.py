@@ -25,7 +25,9 @@ def test_the_environment_in_our_names() -> None:
         "ARAPONGA_DATABASE_URL": "postgresql://u@primary/x",
         "ARAPONGA_DATABASE_READONLY_URL": "postgresql://u@one/x, postgresql://u@two/x",
         "ARAPONGA_REDIS_URL": "redis://cache:6379/0",
+        "ARAPONGA_DATABASE_POOL_SIZE": " 8 ",
     })  # fmt: skip
+    assert settings.database_pool_size == 8
     assert settings.database_url == "postgresql://u@primary/x"
     assert settings.database_readonly_urls == ("postgresql://u@one/x", "postgresql://u@two/x")
     assert settings.redis_url == "redis://cache:6379/0"
@@ -65,6 +67,9 @@ def test_our_names_win() -> None:
         ("ConnectionStrings__Redis", "one:99999,password=hunter2"),
         ("ConnectionStrings__Redis", "one:1,defaultDatabase=hunter2"),
         ("ARAPONGA_DATABASE_READONLY_URL", "postgresql://u:hunter2@h/x"),
+        ("ARAPONGA_DATABASE_POOL_SIZE", "hunter2"),
+        ("ARAPONGA_DATABASE_POOL_SIZE", "0"),
+        ("ARAPONGA_DATABASE_POOL_SIZE", "-5"),
     ],
 )
 def test_a_malformed_value_names_its_variable_and_hides_itself(variable: str, value: str) -> None:
@@ -84,6 +89,9 @@ def test_a_malformed_value_names_its_variable_and_hides_itself(variable: str, va
         {"database_readonly_urls": None},
         {"database_url": "http://hunter2"},
         {"database_url": "sqlite:///hunter2", "is_embedded": True},
+        {"database_pool_size": "hunter2"},
+        {"database_pool_size": 0},
+        {"database_pool_size": True},
     ],
 )
 def test_malformed_arguments_are_refused(arguments: dict[str, str]) -> None:

@@ -69,6 +69,7 @@ class AsyncReplicaSet:
         max_wait: Duration = 0.25,
         check_interval: Duration = 1.0,
         check_timeout: Duration = 1.0,
+        pool_size: int | None = None,
         session_class: type[Session] = Session,
         choose: Chooser = least_loaded_of_two,
         clock: Clock | None = None,
@@ -78,7 +79,9 @@ class AsyncReplicaSet:
         check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._is_closed = False
-        self._servers = servers_of(primary, replicas, is_async=True, limits=limits, clock=clock, report=report)
+        self._servers = servers_of(
+            primary, replicas, is_async=True, pool_size=pool_size, limits=limits, clock=clock, report=report
+        )
         writer = primary if isinstance(primary, AsyncEngine) else AsyncEngine(self._servers.writer)
         self._write = async_sessionmaker(writer, sync_session_class=session_class, expire_on_commit=False)
         log = PrimaryLog(limits, clock)

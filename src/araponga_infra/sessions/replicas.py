@@ -39,6 +39,7 @@ class ReplicaSet:
         max_wait: how long a read waits for a replica to see the caller's write before it goes to the primary.
         check_interval: how often each replica is asked how it is, and how soon one that has recovered serves again.
         check_timeout: a replica that does not answer for so long hangs: its sessions are broken off.
+        pool_size: how many connections each engine made from a URL opens at most; None: 5 and 10 more under load.
         session_class: the class of the sessions that `write` makes.
         choose: the host's own choice among the replicas that may serve a read.
         clock, observer: time and telemetry.
@@ -67,6 +68,7 @@ class ReplicaSet:
         max_wait: Duration = 0.25,
         check_interval: Duration = 1.0,
         check_timeout: Duration = 1.0,
+        pool_size: int | None = None,
         session_class: type[Session] = Session,
         choose: Chooser = least_loaded_of_two,
         clock: Clock | None = None,
@@ -76,7 +78,9 @@ class ReplicaSet:
         check_choices(session_class, choose)
         limits = limits_of(max_lag, max_wait, check_interval, check_timeout)
         self._is_closed = False
-        self._servers = servers_of(primary, replicas, is_async=False, limits=limits, clock=clock, report=report)
+        self._servers = servers_of(
+            primary, replicas, is_async=False, pool_size=pool_size, limits=limits, clock=clock, report=report
+        )
         self._write = sessionmaker(self._servers.writer, class_=session_class, expire_on_commit=False)
         log = PrimaryLog(limits, clock)
         self._monitor = Monitor(*checks_of(self._servers, log, clock), limits, clock)

@@ -18,7 +18,13 @@ from araponga_infra.sessions.fallback import FallbackEngine
 from araponga_infra.sessions.health import Chooser, Limits
 from araponga_infra.sessions.replica import Replica
 from araponga_infra.telemetry import Report
-from araponga_infra.urls import async_engine_from_url, database_url, engine_from_url
+from araponga_infra.urls import (
+    async_engine_from_url,
+    check_pool_size,
+    database_url,
+    engine_from_url,
+    pool_options,
+)
 
 __all__ = ["Servers", "Target", "check_choices", "servers_of"]
 
@@ -40,6 +46,7 @@ def servers_of(
     replicas: Sequence[Target],
     *,
     is_async: bool,
+    pool_size: int | None,
     limits: Limits,
     clock: Clock,
     report: Report | None,
@@ -56,13 +63,14 @@ def servers_of(
         raise InvalidArgumentError(
             f"replicas is a {type(replicas).__name__}: pass a sequence of URLs or engines, or ()"
         )
-    writer = _writer(primary, is_async)
-    reader = _primary_reader(primary, writer, is_async)
+    check_pool_size(pool_size, "pool_size")
+    writer = _writer(primary, is_async, pool_size)
+    reader = _primary_reader(primary, writer, is_async, pool_size)
     made: list[ReadOnlyEngine] = []
     for index, target in enumerate(replicas):
         argument = f"replicas[{index}]"
         for one in _each_host(target, argument, is_async):
-            made.append(_reader(one, argument, is_async, limits))
+            made.append(_reader(one, argument, is_async, pool_size, limits))
             _check_kind(made[-1], writer, argument)
     members = tuple(
         Replica(number, engine, limits=limits, clock=clock, report=report) for number, engine in enumerate(made, 1)
@@ -111,25 +119,26 @@ def _at_host(url: URL, host: str, port: str) -> URL:
     return url.set(host=name, port=int(number) if number else None)
 
 
-def _writer(primary: Target, is_async: bool) -> Engine:
+def _writer(primary: Target, is_async: bool, pool_size: int | None) -> Engine:
     if isinstance(primary, (str, URL)):
+        options = pool_options(database_url(primary, is_async=is_async, argument="primary"), pool_size)
         if is_async:
-            return async_engine_from_url(primary, argument="primary").sync_engine
-        return engine_from_url(primary, argument="primary")
+            return async_engine_from_url(primary, argument="primary", **options).sync_engine
+        return engine_from_url(primary, argument="primary", **options)
     return _host_engine(primary, "primary", is_async)
 
 
-def _primary_reader(primary: Target, writer: Engine, is_async: bool) -> ReadOnlyEngine:
+def _primary_reader(primary: Target, writer: Engine, is_async: bool, pool_size: int | None) -> ReadOnlyEngine:
     if not isinstance(primary, (str, URL)) or is_in_memory(writer.url):
         return guarded(writer)
-    return FallbackEngine(_own(primary, "primary", is_async))
+    return FallbackEngine(_own(primary, "primary", is_async, **pool_options(writer.url, pool_size)))
 
 
-def _reader(target: Target, argument: str, is_async: bool, limits: Limits) -> ReadOnlyEngine:
+def _reader(target: Target, argument: str, is_async: bool, pool_size: int | None, limits: Limits) -> ReadOnlyEngine:
     if not isinstance(target, (str, URL)):
         return ReadOnlyEngine(_host_engine(target, argument, is_async), {})
     url = database_url(target, is_async=is_async, argument=argument)
-    return _own(url, argument, is_async, **_impatient(url, limits))
+    return _own(url, argument, is_async, **_impatient(url, limits), **pool_options(url, pool_size))
 
 
 _SHORTEST_CONNECT_SECONDS = 2
