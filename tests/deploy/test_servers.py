@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,7 +34,9 @@ class Node:
     reserved: ReservedPort
     process: ServerProcess
 
-    def connect(self, user: str, password: str = "", database: str = "community") -> psycopg.Connection[tuple[object]]:
+    def connect(
+        self, user: str, password: str = "", database: str = "community"
+    ) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(
             host="127.0.0.1", port=self.reserved.number, user=user, password=password, dbname=database, autocommit=True
         )
@@ -126,7 +129,7 @@ def test_what_the_application_writes_the_reader_reads_on_the_standby(nodes: tupl
         session.execute("CREATE TABLE post (id int PRIMARY KEY)")
         session.execute("INSERT INTO post VALUES (7)")
 
-    def read() -> list[tuple[object]]:
+    def read() -> list[tuple[Any, ...]]:
         with suppress(psycopg.errors.UndefinedTable), standby.connect("reader", "reader1") as session:
             return session.execute("SELECT id FROM post").fetchall()
         return []
