@@ -23,6 +23,7 @@ from araponga_infra.events import (
     SqlAlchemyEventStore,
     UnsupportedByStoreError,
 )
+from araponga_infra.observers import CountingObserver
 from tests.events.hosts import Followed, Happened, Host, eventually, settled
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +95,24 @@ async def test_an_event_is_published_by_the_commit_and_not_without_it(sql_host: 
         await in_session(sql_host, lambda session: processor.publish_in(session, Happened(2)) and 1 / 0)
     await sql_host.run_until_idle(processor)
     assert seen == [1]
+
+
+async def test_an_observer_hears_of_what_was_committed_and_of_nothing_else(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    counters = CountingObserver()
+    processor = await sql_host.started(noting([]), consume=False, observer=counters)
+
+    def publish(session: Any) -> None:
+        for happening in (Happened(1), Happened(2), Followed(1)):
+            processor.publish_in(session, happening)
+        assert counters.snapshot()["events.published"] == 0
+
+    await in_session(sql_host, publish)
+    with pytest.raises(ZeroDivisionError):
+        await in_session(sql_host, lambda session: processor.publish_in(session, Happened(3)) and 1 / 0)
+    published = counters.snapshot().of("events.published")
+    assert (published.times, dict(published.sums)) == (1, {"events": 3, "deliveries": 2, "unsubscribed": 1})
 
 
 async def test_a_savepoint_that_is_rolled_back_takes_its_events_along(sql_host: Host) -> None:

@@ -182,7 +182,8 @@ class Processor:
             )
         self._check_may_publish()
         message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
-        cast(TransactionalSource, self._source).append_in(session, message, wake, self._given_clock)
+        note = None if self._report is None else self._note_appended
+        cast(TransactionalSource, self._source).append_in(session, message, wake, self._given_clock, note)
         return message.event_id
 
     def _check_may_publish(self) -> None:

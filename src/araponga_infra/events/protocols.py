@@ -261,8 +261,16 @@ class TransactionalSource(EventStoreSource, Protocol):
         """Whether handlers can have an `AsyncSession`; else they can have a `Session`."""
         ...
 
-    def append_in(self, session: Any, message: Message, on_commit: Wake, clock: Clock | None = None) -> None:
-        """Write with `session`'s COMMIT, in its transaction; call `on_commit` after it."""
+    def append_in(
+        self,
+        session: Any,
+        message: Message,
+        on_commit: Wake,
+        clock: Clock | None = None,
+        note: Callable[[int, Appended], None] | None = None,
+    ) -> None:
+        """Write with `session`'s COMMIT, in its transaction; after it, call `on_commit`, and tell `note` how many
+        messages were written and what became of them."""
         ...
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from araponga_infra.events.values import Message
+from araponga_infra.events.values import Appended, Message
 from araponga_infra.transactions import AnySession, after_commit, sync_session
 
-__all__ = ["AfterWrite", "Write", "append_in", "engine_of", "install_outbox"]
+__all__ = ["AfterWrite", "Note", "Write", "append_in", "engine_of", "install_outbox"]
 
-Write = Callable[[Connection, Sequence[Message]], object]
+Write = Callable[[Connection, Sequence[Message]], Appended]
+Note = Callable[[int, Appended], None]
 AfterWrite = Callable[[Session], object]
 
 _PENDING = "araponga_infra.events.outbox"
@@ -27,28 +29,32 @@ _is_installed = False
 
 
 class _Pending:
-    __slots__ = ("message", "within", "write")
+    __slots__ = ("message", "note", "within", "write")
 
-    def __init__(self, within: SessionTransaction | None, message: Message, write: Write) -> None:
+    def __init__(self, within: SessionTransaction | None, message: Message, write: Write, note: Note | None) -> None:
         self.within = within
         self.message = message
         self.write = write
+        self.note = note
 
 
-def append_in(session: AnySession, message: Message, write: Write, on_commit: AfterWrite) -> None:
+def append_in(
+    session: AnySession, message: Message, write: Write, on_commit: AfterWrite, note: Note | None = None
+) -> None:
     """Write `message` when `session` commits.
 
     Args:
         session: any of SQLAlchemy's session forms.
         write: called with the session's connection and all messages of the transaction.
         on_commit: called once per transaction, with the plain session, after its COMMIT.
+        note: told after the COMMIT how many messages were written, and what became of them.
     """
     plain = sync_session(session)
     if not plain.in_transaction():
         plain.begin()
     pending: list[_Pending] = plain.info.setdefault(_PENDING, [])
     within = plain.get_nested_transaction() or plain.get_transaction()
-    pending.append(_Pending(within, message, write))
+    pending.append(_Pending(within, message, write, note))
     if within is plain.info.get(_COMMITTING):
         _write(plain)
     after_commit(session, _callback(on_commit, plain))
@@ -85,15 +91,17 @@ def _write(session: Session) -> None:
     within = session.get_nested_transaction() or session.get_transaction()
     pending: list[_Pending] = session.info[_PENDING]
     session.info[_PENDING] = [each for each in pending if each.within is not within]
-    batches: dict[Write, list[Message]] = {}
+    batches: dict[tuple[Write, Note | None], list[Message]] = {}
     for each in pending:
         if each.within is within:
-            batches.setdefault(each.write, []).append(each.message)
+            batches.setdefault((each.write, each.note), []).append(each.message)
     if not batches:
         return
     connection = session.connection()
-    for write, messages in batches.items():
-        write(connection, messages)
+    for (write, note), messages in batches.items():
+        appended = write(connection, messages)
+        if note is not None:
+            after_commit(session, partial(note, len(messages), appended))
 
 
 def _on_end(session: Session, transaction: SessionTransaction) -> None:

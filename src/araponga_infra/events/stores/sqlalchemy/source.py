@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, overload
 
 from sqlalchemy import Engine, MetaData
@@ -20,7 +20,7 @@ from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations
 from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of, install_outbox
 from araponga_infra.events.stores.sqlalchemy.shells import CAPABILITIES, AsyncSqlStore, SqlStore
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
-from araponga_infra.events.values import Message
+from araponga_infra.events.values import Appended, Message
 from araponga_infra.transactions import AnySession, sync_session
 
 __all__ = ["SqlAlchemyEventStore"]
@@ -117,9 +117,17 @@ class SqlAlchemyEventStore(Generic[E]):
             )
         return AsyncSqlStore(self._engine, self._operations_for(clock), self._notifier)
 
-    def append_in(self, session: AnySession, message: Message, on_commit: Wake, clock: Clock | None = None) -> None:
+    def append_in(
+        self,
+        session: AnySession,
+        message: Message,
+        on_commit: Wake,
+        clock: Clock | None = None,
+        note: Callable[[int, Appended], None] | None = None,
+    ) -> None:
         self._refuse_other_database(session)
-        append_in(session, message, self._operations_for(clock).append_in, _AfterCommit(self._notifier, on_commit))
+        after_write = _AfterCommit(self._notifier, on_commit)
+        append_in(session, message, self._operations_for(clock).append_in, after_write, note)
 
     def _refuse_other_database(self, session: AnySession) -> None:
         try:
