@@ -1,34 +1,19 @@
-"""A handler that answers 200, 428, 412 and 409, over plain WSGI: python examples/concurrency.py"""
+"""A form that is answered by HTTP status, and a counter that loses no like: python examples/concurrency.py"""
 
-from __future__ import annotations
-
-import json
 import tempfile
-from collections.abc import Callable, Iterable
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from araponga_infra import (
-    ConcurrencyConflictError,
-    ConcurrencyHelper,
-    InvalidArgumentError,
-    PreconditionFailedError,
-    PreconditionRequiredError,
-    RowVersion,
-    etag,
-    expect_version,
-    parse_if_match,
-)
+import araponga_infra as infra
+from araponga_infra import ConcurrencyHelper, RowVersion, etag, expect_version, parse_if_match
 
-STATUS_OF: dict[type[Exception], str] = {
-    PreconditionRequiredError: "428 Precondition Required",
-    InvalidArgumentError: "400 Bad Request",
-    PreconditionFailedError: "412 Precondition Failed",
-    ConcurrencyConflictError: "409 Conflict",
+STATUS_OF: dict[type[Exception], int] = {  # what the integrations for FastAPI and Flask answer by themselves
+    infra.PreconditionRequiredError: 428,  # no If-Match
+    infra.InvalidArgumentError: 400,  # one that cannot be read
+    infra.PreconditionFailedError: 412,  # one of an older version: never tried again, it can never match
+    infra.ConcurrencyConflictError: 409,  # someone was faster in every attempt
 }
 
 
@@ -42,74 +27,39 @@ class Post(RowVersion, Base):
     likes: Mapped[int] = mapped_column(default=0)
 
 
-class PostApi:
-    """GET /1 shows a post with its ETag; PUT /1 changes its title if the client has seen the present version."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._helper = ConcurrencyHelper(sessionmaker(engine))
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        post_id = int(environ["PATH_INFO"].strip("/"))
-        try:
-            post = self._put(post_id, environ) if environ["REQUEST_METHOD"] == "PUT" else self._get(post_id)
-        except tuple(STATUS_OF) as error:
-            status = next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))
-            start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-            return [str(error).encode()]
-        start_response("200 OK", [("Content-Type", "application/json"), ("ETag", etag(post))])
-        return [json.dumps({"title": post.title, "likes": post.likes}, ensure_ascii=False).encode()]
-
-    def _get(self, post_id: int) -> Post:
-        return self._helper.execute(lambda session: session.get_one(Post, post_id))
-
-    def _put(self, post_id: int, environ: dict[str, Any]) -> Post:
-        if_match = parse_if_match(environ.get("HTTP_IF_MATCH"))
-        title = json.load(environ["wsgi.input"])["title"]
-
-        def edit(session: Session) -> Post:
-            post = session.get_one(Post, post_id)
-            expect_version(post, if_match)
-            post.title = title
-            return post
-
-        return self._helper.execute(edit)
+def save(session: Session, if_match: str | None) -> Post:
+    post = session.get_one(Post, 1)
+    expect_version(post, parse_if_match(if_match))
+    post.title = "Bazar"
+    return post
 
 
-def request(app: PostApi, method: str, *, title: str = "", if_match: str | None = None) -> dict[str, str]:
-    """One request, as a server would hand it on; prints the answer and gives its headers."""
-    answer: dict[str, str] = {}
-
-    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-        answer.update(headers, status=status)
-
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": method,
-        "PATH_INFO": "/1",
-        "wsgi.input": BytesIO(json.dumps({"title": title}).encode()),
-    }
-    if if_match is not None:
-        environ["HTTP_IF_MATCH"] = if_match
-    body = b"".join(app(environ, start_response)).decode()
-    asked = f"{method} /1" + (f" If-Match: {if_match}" if if_match else "")
-    print(f"{asked}\n  {answer['status']}: {body}")
-    return answer
+def like(session: Session, rivals: list[Session]) -> Post:
+    post = session.get_one(Post, 1)
+    if rivals:  # somebody likes it between our reading and our writing
+        with rivals.pop() as rival, rival.begin():
+            rival.get_one(Post, 1).likes += 1
+    post.likes += 1
+    return post
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        engine = create_engine(f"sqlite:///{Path(folder) / 'blog.db'}")
-        Base.metadata.create_all(engine)
-        with sessionmaker(engine).begin() as session:
-            session.add(Post(id=1, title="Feira"))
-        app = PostApi(engine)
-
-        seen = request(app, "GET")["ETag"]
-        request(app, "PUT", title="Bazar")
-        request(app, "PUT", title="Bazar", if_match="seven")
-        request(app, "PUT", title="Bazar", if_match=seen)
-        request(app, "PUT", title="Mutirão", if_match=seen)
-        engine.dispose()
+def answer(helper: ConcurrencyHelper, work: Callable[..., Post], argument: object) -> None:
+    try:
+        post = helper.execute(work, argument)
+        print(f"  200 ETag {etag(post)}: {post.title}, {post.likes} likes")
+    except tuple(STATUS_OF) as error:
+        print(f"  {next(status for kind, status in STATUS_OF.items() if isinstance(error, kind))} {error}")
 
 
-if __name__ == "__main__":
-    main()
+with tempfile.TemporaryDirectory() as folder:
+    engine = create_engine(f"sqlite:///{folder}/blog.db")
+    Base.metadata.create_all(engine)
+    make_session = sessionmaker(engine)
+    helper = ConcurrencyHelper(make_session)
+    with make_session.begin() as session:
+        session.add(Post(id=1, title="Feira"))
+    for if_match in (None, "seven", '"1"', '"1"'):
+        answer(helper, save, if_match)
+    answer(helper, like, [make_session()])
+    answer(helper.options(max_attempts=1), like, [make_session()])
+    engine.dispose()

@@ -29,10 +29,8 @@ router = EventRouter(prefix="alerts.")
 numbers = {"Vale": "+55 12 3456"}
 
 
-@router.subscribe(Flooded)
-def write_inbox(
-    flooded: Flooded, session: Session
-) -> None:  # asks for the session: work and acknowledgement commit as one
+@router.subscribe(Flooded)  # asks for the session: work and acknowledgement commit as one
+def write_inbox(flooded: Flooded, session: Session) -> None:
     session.add(Inbox(text=f"{flooded.territory} is under water"))
 
 
@@ -55,19 +53,16 @@ with BackgroundEventProcessor(store, routers=[router], consume=False) as events:
     with Session(engine) as session:
         events.publish_in(session, Flooded("Vale"))  # not committed: nobody hears of it
     print("1. Rolled back:", events.run_until_idle().completed, "deliveries")
-
     with Session(engine) as session, session.begin():
         events.publish_in(session, Flooded("Vale"))
     print("2. Committed:")
     print(" ", events.run_until_idle().completed, "deliveries")
-
     events.publish(Flooded("Serra"))
     print("3. Given up:", [letter.handler for letter in events.run_until_idle(raise_dead=False).dead])
     numbers["Serra"] = "+55 12 7890"
     for letter in events.dead_letters:
         events.dead_letters.redrive(letter.id)
     events.run_until_idle()
-
 with Session(engine) as session:
     print("4. Inbox:", session.scalars(select(Inbox.text).order_by(Inbox.id)).all())
 engine.dispose()
