@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from sqlalchemy import URL
 
 from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.urls import host_and_port
 
 __all__ = ["database_url_from_npgsql", "redis_url_from_stackexchange"]
 
 _PAIR = re.compile(
     r"""\s*(?P<keyword>[^=;]+?)\s*=\s*
-        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>[^;]*?) )\s*(?:;|$)""",
+        (?: "(?P<double>(?:[^"]|"")*)" | '(?P<single>(?:[^']|'')*)' | (?P<plain>(?!["'])[^;]*?) )\s*(?:;\s*|$)+""",
     re.VERBOSE,
 )
 _SAME_KEYWORD = {
@@ -39,8 +40,12 @@ _QUERY_OF_KEYWORD = {
     "timeout": "connect_timeout",
     "applicationname": "application_name",
     "targetsessionattributes": "target_session_attrs",
+    "passfile": "passfile",
+    "sslpassword": "sslpassword",
+    "channelbinding": "channel_binding",
+    "options": "options",
 }
-_READ_KEYWORDS = {"host", "port", "database", "username", "password"}
+_READ_KEYWORDS = {"host", "port", "database", "username", "password", "searchpath"}
 _CLIENT_KEYWORDS = {
     "pooling", "minpoolsize", "minimumpoolsize", "maxpoolsize", "maximumpoolsize", "connectionidlelifetime",
     "connectionpruninginterval", "connectionlifetime", "commandtimeout", "internalcommandtimeout",
@@ -50,7 +55,12 @@ _CLIENT_KEYWORDS = {
     "persistsecurityinfo",
 }  # fmt: skip
 """What tunes Npgsql's own pool and client and has no meaning here."""
-_SSL_MODES = {"verifyca": "verify-ca", "verifyfull": "verify-full"}
+_WORDS = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "targetsessionattributes": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "channelbinding": ("disable", "prefer", "require"),
+}
+"""What libpq takes; Npgsql writes the same words in any case, some without their dash."""
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 _logger = logging.getLogger("araponga_infra.settings")
 
@@ -67,28 +77,52 @@ def database_url_from_npgsql(text: str, *, argument: str) -> str:
     pairs = dict(_npgsql_pairs(text, argument))
     _warn_of_unknown(pairs, argument)
     hosts = [host.strip() for host in pairs.get("host", "").split(",") if host.strip()]
+    if any("=" in host for host in hosts):
+        raise _not_npgsql(argument)
     if not hosts:
         raise InvalidArgumentError(f"{argument} names no host: write Host=...;Port=5432;Database=...;Username=...")
     if "password" in pairs and "username" not in pairs:
         raise InvalidArgumentError(
             f"{argument} has a Password but no Username, whose password it would be: add Username=..."
         )
-    query = {name: pairs[keyword] for keyword, name in _QUERY_OF_KEYWORD.items() if keyword in pairs}
-    if "sslmode" in query:
-        mode = query["sslmode"].lower()
-        query["sslmode"] = _SSL_MODES.get(mode, mode)
-    port = _port(pairs.get("port", "5432"), argument)
-    user, password, database = (
-        pairs.get("username"),
-        pairs.get("password"),
-        pairs.get("database", pairs.get("username")),
-    )
-    if len(hosts) == 1 and ":" not in hosts[0]:
-        url = URL.create("postgresql", user, password, hosts[0], port, database, query)
-    else:
-        every_host = tuple(host if ":" in host else f"{host}:{port}" for host in hosts)
-        url = URL.create("postgresql", user, password, database=database, query={**query, "host": every_host})
-    return url.render_as_string(hide_password=False)
+    user, password = pairs.get("username"), pairs.get("password")
+    url = URL.create("postgresql", user, password, database=pairs.get("database", user), query=_query(pairs, argument))
+    return _at(url, hosts, pairs.get("port", "5432"), argument).render_as_string(hide_password=False)
+
+
+def _at(url: URL, hosts: Sequence[str], port: str, argument: str) -> URL:
+    """Several hosts and the folder of a socket have their place in the query."""
+    parts = [(host, "") if host.startswith("/") else host_and_port(host) for host in hosts]
+    ports = [_port(own or port, argument) for _, own in parts]
+    if len(parts) == 1 and not hosts[0].startswith("/"):
+        return url.set(host=parts[0][0], port=ports[0])
+    names = ",".join(host for host, _ in parts)
+    return url.update_query_dict({"host": names, "port": ",".join(map(str, ports))})
+
+
+def _query(pairs: Mapping[str, str], argument: str) -> dict[str, str]:
+    """
+    Raises:
+        InvalidArgumentError: a value that libpq would refuse at the first connection.
+    """
+    query = {
+        name: _word(pairs[keyword], keyword, argument) if keyword in _WORDS else pairs[keyword]
+        for keyword, name in _QUERY_OF_KEYWORD.items()
+        if keyword in pairs
+    }
+    if not query.get("connect_timeout", "0").isdecimal():
+        raise InvalidArgumentError(f"{argument} has a Timeout that is no number of seconds: write Timeout=15")
+    if "searchpath" in pairs:
+        path = re.sub(r"([\\\s])", r"\\\1", pairs["searchpath"])
+        query["options"] = f"{query.get('options', '')} -c search_path={path}".strip()
+    return query
+
+
+def _word(value: str, keyword: str, argument: str) -> str:
+    for word in _WORDS[keyword]:
+        if value.lower().replace("-", "") == word.replace("-", ""):
+            return word
+    raise InvalidArgumentError(f"{argument} has a {keyword} that is none: write one of {', '.join(_WORDS[keyword])}")
 
 
 def _warn_of_unknown(pairs: Mapping[str, str], argument: str) -> None:
@@ -103,13 +137,17 @@ def _npgsql_pairs(text: str, argument: str) -> Iterator[tuple[str, str]]:
     while position < end:
         pair = _PAIR.match(text, position, end)
         if pair is None:
-            raise InvalidArgumentError(
-                f"{argument} is not an Npgsql connection string: write Host=...;Port=5432;Database=...;Username=...;"
-                "Password=..., values with ; or quotes in double quotes"
-            )
+            raise _not_npgsql(argument)
         keyword = pair["keyword"].lower().replace(" ", "").replace("_", "")
         yield _SAME_KEYWORD.get(keyword, keyword), _unquoted(pair)
         position = pair.end()
+
+
+def _not_npgsql(argument: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{argument} is not an Npgsql connection string: write Host=...;Port=5432;Database=...;Username=...;"
+        "Password=..., values with ; or quotes in double quotes"
+    )
 
 
 def _unquoted(pair: re.Match[str]) -> str:
@@ -145,23 +183,19 @@ def redis_url_from_stackexchange(text: str, *, argument: str) -> str:
     user, password = quote(options.get("user", ""), safe=""), options.get("password")
     login = f"{user}:{quote(password, safe='')}@" if password else ""
     database = options.get("defaultdatabase", "0")
-    if not database.isdigit():
+    if not (database.isascii() and database.isdecimal()):
         raise InvalidArgumentError(f"{argument} has a defaultDatabase that is not a number: write defaultDatabase=0")
     return f"{scheme}://{login}{host}:{port}/{database}"
 
 
 def _endpoint(endpoint: str, argument: str) -> tuple[str, int]:
-    host, colon, port = endpoint.rpartition(":")
-    if not colon or endpoint.endswith("]"):
-        host, port = endpoint, "6379"
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+    host, port = host_and_port(endpoint)
     if not host or any(mark in host for mark in " /@"):
         raise InvalidArgumentError(f"{argument} begins with no host: write host:6379,password=...,ssl=true")
-    return host, _port(port, argument)
+    return f"[{host}]" if ":" in host else host, _port(port or "6379", argument)
 
 
 def _port(text: str, argument: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not (text.isascii() and text.isdecimal()) or not 0 < int(text) < 65536:
         raise InvalidArgumentError(f"{argument} has a port that is not a number from 1 to 65535")
     return int(text)

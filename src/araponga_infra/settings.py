@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
-from urllib.parse import urlsplit
+from typing import Any, Self, cast
 
+from araponga_infra.caching.backends.redis.client import check_redis_url
 from araponga_infra.connection_strings import database_url_from_npgsql, redis_url_from_stackexchange
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.urls import check_pool_size, database_url, masked
@@ -18,7 +19,7 @@ _DATABASE = ("ARAPONGA_DATABASE_URL", "ConnectionStrings__Postgres")
 _READONLY = ("ARAPONGA_DATABASE_READONLY_URL", "ConnectionStrings__PostgresReadOnly")
 _REDIS = ("ARAPONGA_REDIS_URL", "ConnectionStrings__Redis")
 _POOL_SIZE = "ARAPONGA_DATABASE_POOL_SIZE"
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_ANOTHER_URL = re.compile(r"[^,\s]\s*[;\s]\s*\w[\w+]*://")
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,6 +33,8 @@ class InfraSettings:
         is_embedded: without `database_url`, run on a SQLite file in a temporary folder that is gone at close.
         database_pool_size: how many connections to the primary, and to each replica, the pools of a process open at
             most; None: 5 that stay open and 10 more under load. SQLite takes no notice.
+
+    As a field of a pydantic model it takes an instance or a mapping of these names, and no error quotes it.
 
     Raises:
         InvalidArgumentError: a malformed URL. The message names the field and never repeats the URL.
@@ -54,7 +57,7 @@ class InfraSettings:
         for url in self.database_readonly_urls:
             database_url(url, argument="database_readonly_urls")
         if self.redis_url is not None:
-            _check_redis_url(self.redis_url, "redis_url")
+            check_redis_url(self.redis_url, argument="redis_url")
         check_pool_size(self.database_pool_size, "database_pool_size")
         if self.is_embedded and self.database_url is not None:
             raise InvalidArgumentError("is_embedded and database_url name two databases: pass one of them")
@@ -100,6 +103,25 @@ class InfraSettings:
             database_pool_size=_read_pool_size(variables.get(_POOL_SIZE, "").strip()),
         )
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> Any:
+        """Pydantic quotes the input in its errors: let it see the input under a repr that shows nothing."""
+        from pydantic_core import core_schema
+
+        read = core_schema.no_info_plain_validator_function(cls._read_hidden)
+        return core_schema.no_info_before_validator_function(_Hidden, read)
+
+    @classmethod
+    def _read_hidden(cls, hidden: _Hidden) -> Self:
+        given = hidden.value
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, Mapping):
+            values = cast("Mapping[str, Any]", given)
+            if cls.__dataclass_fields__.keys() >= values.keys():
+                return cls(**values)
+        raise InvalidArgumentError(f"pass an InfraSettings, or a mapping of {', '.join(cls.__dataclass_fields__)}")
+
     def __repr__(self) -> str:
         replicas = ", ".join(masked(url) for url in self.database_readonly_urls)
         return (
@@ -107,6 +129,16 @@ class InfraSettings:
             f"redis_url={masked(self.redis_url)}, is_embedded={self.is_embedded}, "
             f"database_pool_size={self.database_pool_size})"
         )
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A value that may hold passwords and is to be shown by nobody."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 def _first_set(variables: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
@@ -118,21 +150,33 @@ def _first_set(variables: Mapping[str, str], names: tuple[str, ...]) -> tuple[st
 
 def _read_database(value: str, variable: str) -> str:
     if "://" not in value and "=" in value:
-        return database_url_from_npgsql(value, argument=variable)
+        value = database_url_from_npgsql(value, argument=variable)
     database_url(value, argument=variable)
     return value
 
 
 def _read_replicas(value: str, variable: str) -> list[str]:
-    if "://" not in value and "=" in value:
-        return [database_url_from_npgsql(value, argument=variable)]
-    return [_read_database(part.strip(), variable) for part in value.split(",") if part.strip()]
+    if _ANOTHER_URL.search(value):
+        raise InvalidArgumentError(f"{variable} has several URLs without a comma between them: put one there")
+    parts = [value] if "://" not in value and "=" in value else _split_urls(value)
+    return [_read_database(part.strip(), variable) for part in parts if part.strip()]
+
+
+def _split_urls(value: str) -> list[str]:
+    """At commas, except those between the hosts of one URL: `postgresql://one,two/name` is one."""
+    urls: list[str] = []
+    for part in value.split(","):
+        if urls and "://" not in part and urls[-1] and "/" not in urls[-1].partition("://")[2]:
+            urls[-1] += f",{part}"
+        else:
+            urls.append(part)
+    return urls
 
 
 def _read_redis(value: str, variable: str) -> str:
     if "://" not in value:
-        return redis_url_from_stackexchange(value, argument=variable)
-    _check_redis_url(value, variable)
+        value = redis_url_from_stackexchange(value, argument=variable)
+    check_redis_url(value, argument=variable)
     return value
 
 
@@ -142,16 +186,3 @@ def _read_pool_size(value: str) -> int | None:
     size = int(value) if value.isdecimal() else 0
     check_pool_size(size, _POOL_SIZE)
     return size
-
-
-def _check_redis_url(url: str, argument: str) -> None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except (ValueError, AttributeError, TypeError):
-        parts = None
-    if parts is None or parts.scheme not in _REDIS_SCHEMES or not (parts.hostname or parts.path):
-        raise InvalidArgumentError(
-            f"{argument} is not a Redis URL: write it as redis://user:password@host:6379/0, rediss:// for TLS "
-            "or unix:///path/to/socket"
-        )

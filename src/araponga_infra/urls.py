@@ -10,14 +10,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from araponga_infra.errors import InvalidArgumentError, MissingExtraError
 
-__all__ = ["async_engine_from_url", "check_pool_size", "database_url", "engine_from_url", "masked", "pool_options"]
+__all__ = [
+    "async_engine_from_url",
+    "check_pool_size",
+    "database_url",
+    "engine_from_url",
+    "host_and_port",
+    "masked",
+    "pool_options",
+]
 
 _SYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg"}
 _ASYNC_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": "aiosqlite"}
 _SECRET_OPTIONS = ("password", "sslpassword", "passfile")
+_REDIS = ("redis", "rediss")
 _SEVERAL_HOSTS = re.compile(
     r"(?P<start>postgres(?:ql)?(?:\+\w+)?://(?:[^/?]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<path>/[^?]*)?(?:\?(?P<query>.*))?"
 )
+_DEFAULT_PORT = "5432"
 _EXTRA_OF_DRIVER = {"psycopg": "postgres", "aiosqlite": "sqlite-async"}
 
 
@@ -48,6 +58,15 @@ def _checked(url: URL, argument: str) -> URL:
         raise InvalidArgumentError(f"{argument} has an @ in its user or password: write it as %40")
     if url.port is not None and not 0 < url.port < 65536:
         raise InvalidArgumentError(f"{argument} has port {url.port}: a port is a number from 1 to 65535")
+    if any(not host or (len(host.split()) > 1 and not host.startswith("/")) for host in _hosts_of(url)):
+        raise InvalidArgumentError(
+            f"{argument} has a host that is empty or has spaces in it: write it as "
+            "postgresql://user:password@host:5432/name, several hosts with a comma between them"
+        )
+    if url.get_backend_name() == "sqlite" and url.host:
+        raise InvalidArgumentError(
+            f"{argument} begins with sqlite:// and names a host: a file takes a third slash, as in sqlite:///file.db"
+        )
     try:
         url.get_dialect()
     except NoSuchModuleError:
@@ -60,9 +79,27 @@ def _with_hosts_in_query(url: str) -> str:
     found = _SEVERAL_HOSTS.fullmatch(url)
     if found is None:
         return url
-    hosts = "&".join(f"host={host}" for host in found["hosts"].split(","))
+    hosts, ports = zip(*(host_and_port(each) for each in found["hosts"].split(",")), strict=True)
+    named = f"host={','.join(hosts)}&port={','.join(str(int(port or _DEFAULT_PORT)) for port in ports)}"
     rest = f"&{found['query']}" if found["query"] else ""
-    return f"{found['start']}{found['path'] or '/'}?{hosts}{rest}"
+    return f"{found['start']}{found['path'] or '/'}?{named}{rest}"
+
+
+def _hosts_of(url: URL) -> list[str]:
+    named = url.query.get("host", ())
+    in_query = [host for part in ((named,) if isinstance(named, str) else named) for host in part.split(",")]
+    return [*in_query, *([url.host] if url.host else [])]
+
+
+def host_and_port(text: str) -> tuple[str, str]:
+    """`host:5432` in its parts, the port empty where there is none; IPv6 as `::1`, `[::1]` or `[::1]:5432`."""
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        return host, port.removeprefix(":")
+    if text.count(":") > 1:
+        return text, ""
+    host, _, port = text.partition(":")
+    return host, port
 
 
 def engine_from_url(url: str | URL, *, argument: str = "url", **options: object) -> Engine:
@@ -128,9 +165,11 @@ def masked(url: str | URL | None) -> str:
     if url is None:
         return "None"
     try:
-        parsed = make_url(url)
+        parsed = make_url(_with_hosts_in_query(url) if isinstance(url, str) else url)
     except (ArgumentError, ValueError):
         return "***"
     if "@" in (parsed.host or ""):
         return "***"
+    if parsed.drivername in _REDIS and parsed.username and parsed.password is None:
+        parsed = parsed.set(username="", password=parsed.username)  # most likely written without its colon
     return parsed.difference_update_query(_SECRET_OPTIONS).render_as_string(hide_password=True)

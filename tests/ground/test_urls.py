@@ -42,6 +42,9 @@ def test_an_unknown_dialect_names_the_scheme_only(open_engine: object) -> None:
         ("postgresql://u:p@ss-hunter2@h/d", "write it as %40"),
         ("postgresql://u:hunter2@h:99999/d", "from 1 to 65535"),
         ("redis://:hunter2@h/0", "which SQLAlchemy does not know"),
+        ("postgresql://u:hunter2@a b/d", "spaces in it"),
+        ("postgresql://u:hunter2@one,/d", "a host that is empty"),
+        ("sqlite://hunter2.db", "takes a third slash"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_never_repeated(url: str, said: str) -> None:
@@ -51,10 +54,24 @@ def test_what_cannot_be_meant_is_refused_and_never_repeated(url: str, said: str)
     assert "ss-hunter2" not in masked(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://u:p@one,two:6000/d", "one,two", "5432,6000"),
+        ("postgresql://[::1],[::2]:6000/d?sslmode=require", "::1,::2", "5432,6000"),
+    ],
+)
+def test_several_hosts(url: str, hosts: str, ports: str) -> None:
+    query = database_url(url).query
+    assert (query["host"], query["port"]) == (hosts, ports)
+
+
 def test_masked_hides_passwords_wherever_they_stand() -> None:
     assert masked("postgresql://u:hunter2@h:5432/x?password=hunter2&sslmode=require") == (
         "postgresql://u:***@h:5432/x?sslmode=require"
     )
     assert masked("redis://:hunter2@h:6379/0") == "redis://:***@h:6379/0"
+    assert masked("redis://hunter2@h:6379/0") == "redis://:***@h:6379/0", "a password without its colon"
+    assert masked("postgresql://u:hunter2@one:1,two:2/x") == "postgresql://u:***@/x?host=one%2Ctwo&port=1%2C2"
     assert masked("not a url: hunter2") == "***"
     assert masked(None) == "None"

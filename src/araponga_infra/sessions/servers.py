@@ -23,6 +23,7 @@ from araponga_infra.urls import (
     check_pool_size,
     database_url,
     engine_from_url,
+    host_and_port,
     pool_options,
 )
 
@@ -114,7 +115,7 @@ def _each_host(target: Target, argument: str, is_async: bool) -> list[Target]:
 
 
 def _at_host(url: URL, host: str, port: str) -> URL:
-    name, _, own_port = host.rpartition(":") if ":" in host and not host.endswith("]") else (host, "", "")
+    name, own_port = host_and_port(host)
     number = own_port or port
     return url.set(host=name, port=int(number) if number else None)
 

@@ -24,7 +24,7 @@ from araponga_infra.caching.backends.redis.link import SyncLink
 from araponga_infra.caching.backends.redis.scripts import Command
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["AnyAsyncRedis", "AnyRedis", "Control", "Endpoint", "endpoint_of"]
+__all__ = ["AnyAsyncRedis", "AnyRedis", "Control", "Endpoint", "check_redis_url", "endpoint_of"]
 
 AnyRedis: TypeAlias = "redis.Redis | redis.RedisCluster"
 AnyAsyncRedis: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
@@ -135,7 +135,8 @@ def endpoint_of(target: Any, *, budget_seconds: float, max_connections: int, is_
             hold a password, is not repeated.
     """
     if isinstance(target, str):
-        return _rehearsed(Endpoint(_options_of_url(target), budget_seconds, max_connections), is_async=is_async)
+        endpoint = Endpoint(_options_of_url(target, "redis"), budget_seconds, max_connections)
+        return _rehearsed(endpoint, "redis", is_async=is_async)
     ours, others = (redis.asyncio, redis) if is_async else (redis, redis.asyncio)
     if isinstance(target, ours.Redis):
         pool: Any = target.connection_pool
@@ -155,27 +156,37 @@ def endpoint_of(target: Any, *, budget_seconds: float, max_connections: int, is_
     )
 
 
-def _options_of_url(url: str) -> dict[str, Any]:
-    if not url.startswith(("redis://", "rediss://", "unix://")):
+def check_redis_url(url: object, *, argument: str) -> None:
+    """
+    Raises:
+        InvalidArgumentError: not a URL that redis-py could ever use; the message names `argument`, not the text.
+    """
+    _rehearsed(Endpoint(_options_of_url(url, argument), 1.0, 1), argument, is_async=False)
+
+
+def _options_of_url(url: object, argument: str) -> dict[str, Any]:
+    if not isinstance(url, str) or not url.startswith(("redis://", "rediss://", "unix://")):
         raise InvalidArgumentError(
-            "redis is not a Redis URL: write it as redis://user:password@host:6379/0, rediss://... for TLS, "
+            f"{argument} is not a Redis URL: write it as redis://user:password@host:6379/0, rediss://... for TLS, "
             "or unix:///path"
         )
     try:
         options: dict[str, Any] = dict(_connection_module.parse_url(url))
         path = urlsplit(url).path.strip("/")
     except (ValueError, TypeError):
-        raise _unusable_url() from None
+        raise _unusable_url(argument) from None
     if url.startswith("unix://"):
         if not options.get("path"):
-            raise InvalidArgumentError("redis is a unix:// URL without a path: write it as unix:///run/redis.sock")
+            raise InvalidArgumentError(
+                f"{argument} is a unix:// URL without a path: write it as unix:///run/redis.sock"
+            )
         return options
     if path and not (path.isascii() and path.isdecimal()):
-        raise InvalidArgumentError("redis is a URL whose database is no number: write it as redis://host:6379/0")
+        raise InvalidArgumentError(f"{argument} is a URL whose database is no number: write it as redis://host:6379/0")
     return {"host": "localhost"} | options
 
 
-def _rehearsed(endpoint: Endpoint, *, is_async: bool) -> Endpoint:
+def _rehearsed(endpoint: Endpoint, argument: str, *, is_async: bool) -> Endpoint:
     """Make each kind of connection once without connecting it, since a URL is read no earlier than that."""
     unused: Any = None
     try:
@@ -185,14 +196,14 @@ def _rehearsed(endpoint: Endpoint, *, is_async: bool) -> Endpoint:
         for pool in pools:
             pool.make_connection()
     except (TypeError, ValueError, AttributeError, redis.RedisError, OSError):
-        raise _unusable_url() from None
+        raise _unusable_url(argument) from None
     return endpoint
 
 
-def _unusable_url() -> InvalidArgumentError:
+def _unusable_url(argument: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        "redis is a Redis URL with a part that cannot be used: check the port, the database number, and the names and "
-        "values of the options after the question mark"
+        f"{argument} is a Redis URL with a part that cannot be used: check the port, the database number, and the "
+        "names and values of the options after the question mark; write / ? # in a password as %2F %3F %23"
     )
 
 
