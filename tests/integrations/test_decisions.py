@@ -101,6 +101,26 @@ def test_commits_count_for_the_request_they_happen_in() -> None:
     engine.dispose()
 
 
+def test_a_request_within_a_request_commits_for_both() -> None:
+    engine = create_engine("sqlite://")
+    note_commits(engine)
+
+    def commit() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def outer() -> list[bool]:
+        writes = track_writes()
+        inner = track_writes()
+        commit()
+        seen = [inner.take(), writes.take()]
+        commit()  # of the outer one again, which has gone on
+        return [*seen, writes.take()]
+
+    assert copy_context().run(outer) == [True, True, True]
+    engine.dispose()
+
+
 def test_commits_of_threads_that_a_request_starts_count_for_it(tmp_path: Path) -> None:
     engine = create_engine(sqlite_url(tmp_path))
     note_commits(engine)

@@ -13,6 +13,11 @@ from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
@@ -290,6 +295,30 @@ def test_a_mounted_application_uses_the_outer_one_s_parts(tmp_path: Path) -> Non
     with TestClient(outer) as client:
         assert client.get("/inner/touch").status_code == 200
         assert seen == [araponga.infra]
+
+
+@pytest.mark.parametrize("wrapping", [[], [Middleware(GZipMiddleware)]], ids=["bare", "behind a middleware"])
+def test_a_mounted_application_answers_conflicts_too(wrapping: list[Middleware]) -> None:
+    inner, innermost = FastAPI(), FastAPI()
+
+    @inner.exception_handler(ConcurrencyConflictError)
+    async def its_own(_request: Request, _error: Exception) -> PlainTextResponse:
+        return PlainTextResponse("mine", 409)
+
+    @inner.put("/edit")
+    @innermost.put("/edit")
+    async def edit(if_match: IfMatch) -> None:
+        raise ConcurrencyConflictError
+
+    inner.mount("/innermost", innermost)
+    outer = Starlette(routes=[Mount("/inner", inner, middleware=wrapping)])
+    install(outer, settings=EMBEDDED)
+    with TestClient(outer) as client:
+        for path in ("/inner/edit", "/inner/innermost/edit"):
+            assert client.put(path).status_code == 428
+        matching = {"If-Match": '"1"'}
+        assert client.put("/inner/edit", headers=matching).text == "mine"
+        assert client.put("/inner/innermost/edit", headers=matching).json()["code"] == "conflict"
 
 
 def test_the_cookie_is_secure_over_tls() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Host, Mount
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 __all__ = ["Araponga", "if_match_of", "infra_of", "install", "last_write_of", "read_session", "write_session"]
@@ -167,7 +168,8 @@ def install(
     when there are replicas; reads of the same client then see that write.
 
     Args:
-        app: a FastAPI or Starlette application that has not started. Install on the outermost one.
+        app: a FastAPI or Starlette application that has not started. Install on the outermost one; those that are
+            mounted when it starts answer these errors, too.
         settings: where things are; None: the environment, read when the application starts.
         embedded: with no database named, run on a SQLite file in a temporary folder that is gone at the end.
         routers: the event handlers that this service knows.
@@ -193,8 +195,7 @@ def install(
         to_seconds(health_timeout, "health_timeout", allow_zero=False),
     )
     app.router.lifespan_context = _around(app.router.lifespan_context, araponga)
-    for kind in MAPPED_ERRORS:
-        app.exception_handlers.setdefault(kind, _answer_problem)
+    _add_answers(app)
     app.add_middleware(_Middleware, araponga=araponga)
     if health_path is not None:
         _add_probes(app, araponga, health_path)
@@ -294,10 +295,27 @@ class _Middleware:
 def _around(inner: Lifespan[Any], araponga: Araponga) -> Lifespan[Any]:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Any, None]:
+        for mounted in _mounted_in(app.routes):
+            _add_answers(mounted)
         async with araponga.opened(), inner(app) as state:
             yield state
 
     return lifespan
+
+
+def _add_answers(app: Starlette) -> None:
+    for kind in MAPPED_ERRORS:
+        app.exception_handlers.setdefault(kind, _answer_problem)
+
+
+def _mounted_in(routes: Sequence[BaseRoute]) -> Iterator[Starlette]:
+    """A mounted application answers its own errors; what it does not know of, its outer one sees too late."""
+    for route in routes:
+        if isinstance(route, (Mount, Host)):
+            mounted = getattr(route, "_base_app", route.app)  # without the middleware of the mount itself
+            if isinstance(mounted, Starlette):
+                yield mounted
+            yield from _mounted_in(route.routes)
 
 
 async def _answer_problem(connection: HTTPConnection, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 
@@ -49,12 +50,23 @@ class TokenCarrier:
 
 
 class RequestWrites:
-    """Whether a request has committed something on the primary since the last token was taken."""
+    """Whether a request has committed something on the primary since the last token was taken.
 
-    __slots__ = ("is_committed",)
+    A request that is made within another one, on an application of the same process, commits for both.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("__weakref__", "_around", "is_committed")
+
+    def __init__(self, around: RequestWrites | None = None) -> None:
         self.is_committed: bool = False
+        self._around = None if around is None else ref(around)
+
+    def note(self) -> None:
+        """Something was committed."""
+        self.is_committed = True
+        around = None if self._around is None else self._around()
+        if around is not None:
+            around.note()
 
     def take(self) -> bool:
         """Whether a token is due now; asked again, only what is committed from here on counts."""
@@ -71,7 +83,7 @@ def track_writes() -> RequestWrites:
 
     There is no end to it: the next request starts with a record of its own, and a record that nobody asks is harmless.
     """
-    writes = RequestWrites()
+    writes = RequestWrites(_current.get())
     _current.set(writes)
     return writes
 
@@ -90,7 +102,7 @@ def note_commits(engine: Engine) -> None:
 
 def _note_commit(_connection: Connection) -> None:
     if (writes := _current.get()) is not None:
-        writes.is_committed = True
+        writes.note()
 
 
 def _note_twophase(connection: Connection, _xid: object, _is_prepared: bool) -> None:
