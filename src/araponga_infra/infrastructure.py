@@ -178,10 +178,12 @@ def _engine_options(url: str, pool_size: int | None, *, is_async: bool) -> dict[
 
 
 class _Opened:
-    """What one process holds open: each part on first use, each closed in the reverse of that order."""
+    """What one process holds open: each part on first use. The events are stopped first, since their handlers use the
+    other parts; these are closed in the reverse of that order."""
 
     def __init__(self, configured: Infrastructure, database_url: _DatabaseUrl) -> None:
         self.pid = os.getpid()
+        self.is_closing = False
         self.lock = threading.RLock()
         self.cache_lock = threading.Lock()  # a database that hangs while it is opened must not hold up the cache
         self._configured = configured
@@ -250,6 +252,10 @@ class _Opened:
     @property
     def has_events(self) -> bool:
         return "events" in vars(self)
+
+    def stop_events(self) -> None:
+        if self.has_events:
+            self.events.stop()
 
     def close(self) -> None:
         self._closing.close()
@@ -355,14 +361,25 @@ class Infrastructure(_Configured):
         return PartHealth(PartState.HEALTHY)
 
     def close(self) -> None:
-        """Stop the events, then close cache, replicas and engine; what an embedded database held is gone."""
-        opened, self._opened = self._opened, None
+        """Stop the events, then close cache, replicas and engine; what an embedded database held is gone.
+
+        Handlers that still run have the time of `events.stop()` and every part until they are done.
+        """
+        opened = self._opened
         if opened is None or opened.pid != os.getpid():
+            self._opened = None
             return
+        if opened.is_closing:
+            return
+        opened.is_closing = True
         try:
-            opened.close()
+            opened.stop_events()
         finally:
-            self._database_url.close()
+            self._opened = None
+            try:
+                opened.close()
+            finally:
+                self._database_url.close()
 
     def __enter__(self) -> Self:
         try:
@@ -473,9 +490,18 @@ class AsyncInfrastructure(_Configured):
         return PartHealth(PartState.HEALTHY)
 
     async def aclose(self) -> None:
-        """Stop the events, then close cache, replicas and engine; what an embedded database held is gone."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
+        """Stop the events, then close cache, replicas and engine; what an embedded database held is gone.
+
+        Handlers that still run have the time of `events.stop()` and every part until they are done.
+        """
+        opened = self._opened
+        if opened is None or opened.is_closing:
+            return
+        opened.is_closing = True
+        try:
+            await opened.stop_events()
+        finally:
+            self._opened = None
             await opened.aclose()
 
     async def __aenter__(self) -> Self:
@@ -502,9 +528,10 @@ class AsyncInfrastructure(_Configured):
 
 
 class _AsyncOpened:
-    """What one event loop holds open: each part on first use, each closed in the reverse of that order."""
+    """What one event loop holds open; see `_Opened`."""
 
     def __init__(self, configured: AsyncInfrastructure) -> None:
+        self.is_closing = False
         self._configured = configured
         self._database_url = _DatabaseUrl(configured.settings)
         self._closing = AsyncExitStack()
@@ -572,6 +599,10 @@ class _AsyncOpened:
         self._closing.push_async_callback(processor.stop)
         await processor.start()
         self._events = processor
+
+    async def stop_events(self) -> None:
+        if self._events is not None:
+            await self._events.stop()
 
     async def aclose(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 from araponga_infra import (
     AsyncInfrastructure,
     ClosedError,
+    EventRouter,
     InfraSettings,
     Infrastructure,
     InvalidArgumentError,
@@ -28,6 +30,7 @@ from araponga_infra import (
     ReadOnlyViolationError,
     SessionMismatchError,
 )
+from araponga_infra.events.processor import Phase
 from tests.infrastructure.blog import (
     Base,
     Note,
@@ -126,6 +129,57 @@ def test_a_consuming_process_handles_in_the_background(database_url: str) -> Non
         publish(infra, "Feira")
         assert handled.wait(30)
     wait_until(lambda: threading.active_count() == threads, 10, "the processor's threads to end")
+
+
+def test_a_handler_that_runs_while_it_closes_still_has_every_part(database_url: str) -> None:
+    begun, used = threading.Event(), list[object]()
+    router = EventRouter()
+
+    @router.subscribe(Published)
+    def use(published: Published) -> None:
+        begun.set()
+        wait_until(lambda: processor._phase is Phase.STOPPING, 30, "the close")
+        with infra.read(fresh=True) as session:
+            used.append(session.get_one(Post, published.post_id).title)
+        infra.cache.set("title", "Feira")
+        used.append(infra.cache.get("title"))
+
+    with Infrastructure(settings_for(database_url), routers=[router]) as infra:
+        Base.metadata.create_all(infra.engine)
+        processor = infra.events
+        infra.cache.clear()
+        publish(infra, "Feira")
+        assert begun.wait(30)
+    assert used == ["Feira", "Feira"]
+    with pytest.raises(ClosedError):
+        _ = infra.cache
+
+
+@pytest.mark.anyio
+async def test_a_handler_that_runs_while_it_closes_still_has_every_part_async(database_url: str) -> None:
+    begun, used = asyncio.Event(), list[object]()
+    router = EventRouter()
+
+    @router.subscribe(Published)
+    async def use(published: Published) -> None:
+        begun.set()
+        await asyncio.to_thread(wait_until, lambda: processor._phase is Phase.STOPPING, 30, "the close")
+        async with infra.read(fresh=True) as session:
+            used.append((await session.get_one(Post, published.post_id)).title)
+        await infra.cache.set("title", "Feira")
+        used.append(await infra.cache.get("title"))
+
+    async with AsyncInfrastructure(settings_for(database_url), routers=[router]) as infra:
+        async with infra.engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        processor = infra.events
+        await infra.cache.clear()
+        await async_publish(infra, "Feira")
+        async with asyncio.timeout(30):
+            await begun.wait()
+    assert used == ["Feira", "Feira"]
+    with pytest.raises(ClosedError):
+        _ = infra.cache
 
 
 def test_embedded_is_said_once_and_gone_at_close(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -24,11 +26,13 @@ from starlette.websockets import WebSocket
 from araponga_infra import (
     AsyncInfrastructure,
     ConcurrencyConflictError,
+    EventRouter,
     InfraSettings,
     InvalidArgumentError,
     NotConfiguredError,
     WriteToken,
 )
+from araponga_infra.events.processor import Phase
 from araponga_infra.integrations.fastapi import IfMatch, Infra, LastWrite, ReadSession, WriteSession, install
 from araponga_infra.integrations.write_tokens import TokenCarrier
 from tests.integrations.domain import Base, Post, Posted, handled, router, sqlite_url, titles
@@ -100,6 +104,31 @@ def test_handlers_run_in_a_process_that_consumes() -> None:
         client.post("/posted")
         wait_until(lambda: handled[-1:] == ["consumed"], 20, "the event to be handled")
     assert not araponga.is_open
+
+
+def test_a_handler_that_runs_while_the_application_stops_has_the_parts() -> None:
+    begun, used = threading.Event(), list[object]()
+    own = EventRouter()
+
+    @own.subscribe(Posted)
+    async def use(posted: Posted) -> None:
+        begun.set()
+        await asyncio.to_thread(wait_until, lambda: processor._phase is Phase.STOPPING, 30, "the stop")
+        await araponga.infra.cache.set("seen", posted.title)
+        used.append(await araponga.infra.cache.get("seen"))
+
+    app = FastAPI()
+    araponga = install(app, settings=EMBEDDED, routers=[own])
+
+    @app.post("/posts")
+    async def post() -> None:
+        await araponga.infra.events.publish(Posted("Feira"))
+
+    with TestClient(app) as client:
+        processor = araponga.infra.events
+        client.post("/posts")
+        assert begun.wait(30)
+    assert used == ["Feira"]
 
 
 def test_a_handler_that_the_host_registered_before_stays() -> None:

@@ -89,14 +89,14 @@ class Araponga:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None, None]:
         """The parts, open for as long as the application runs."""
-        async with self._configured.infrastructure() as infra:
-            self._infra = infra
-            try:
+        try:
+            async with self._configured.infrastructure() as infra:
+                self._infra = infra
                 if self.has_replicas:
                     note_commits(infra.engine.sync_engine)
                 yield
-            finally:
-                self._infra = None
+        finally:
+            self._infra = None  # no sooner: handlers that run while it closes use the parts
 
     async def health(self) -> Health:
         """The state of every part, within the time limit of a probe."""
