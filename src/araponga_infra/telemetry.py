@@ -23,7 +23,10 @@ __all__ = ["Observer", "Record", "Report", "reporter"]
 _logger = logging.getLogger("araponga_infra.telemetry")
 
 _PATIENCE_SECONDS = 0.25
-"""What an observer may cost its callers in all before its records go to a thread of their own."""
+"""What an observer may cost its callers before its records go to a thread of their own."""
+
+_TOLERABLE_SHARE = 0.01
+"""How much of the time it may cost them for ever: on a busy machine any call is interrupted now and then."""
 
 _NOTICEABLE_SECONDS = 0.005
 _MOST_WAITING = 10_000
@@ -54,8 +57,8 @@ def reporter(observer: Observer | None) -> Report | None:
     """A function that hands records to `observer`; neither its errors nor its slowness reach the caller.
 
     What it raises is logged once and dropped. An observer that does not return from its first record within a quarter
-    of a second, or has cost its callers as much in all, gets its records on a thread of its own from then on; beyond
-    10,000 records that wait for it, further ones are dropped. Both are logged once.
+    of a second, or has cost its callers as much beyond a hundredth of the time, gets its records on a thread of its own
+    from then on; beyond 10,000 records that wait for it, further ones are dropped. Both are logged once.
 
     None stays None, so that a part without an observer pays one comparison and builds no record:
     `if self._report is not None: self._report(CacheHit(...))`.
@@ -77,6 +80,7 @@ class _Guarded:
         self._observer = observer
         self._has_warned = False
         self._spent_seconds = 0.0
+        self._charged_until = time.perf_counter()
         self._lock = threading.Lock()
         self._deliver: Report = self._on_probation
 
@@ -96,13 +100,15 @@ class _Guarded:
     def _at_once(self, record: Record) -> None:
         started = time.perf_counter()
         self._observe(record)
-        spent = time.perf_counter() - started
-        if spent > _NOTICEABLE_SECONDS:
-            self._charge(spent)
+        ended = time.perf_counter()
+        if ended - started > _NOTICEABLE_SECONDS:
+            self._charge(started, ended)
 
-    def _charge(self, seconds: float) -> None:
+    def _charge(self, started: float, ended: float) -> None:
         with self._lock:
-            self._spent_seconds += seconds
+            forgiven = max(0.0, started - self._charged_until) * _TOLERABLE_SHARE
+            self._spent_seconds = max(0.0, self._spent_seconds - forgiven) + ended - started
+            self._charged_until = max(self._charged_until, ended)
             if self._spent_seconds >= _PATIENCE_SECONDS and self._deliver == self._at_once:
                 self._deliver = self._moved(_Aside(self._observe))
 

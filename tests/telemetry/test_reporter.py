@@ -132,6 +132,28 @@ def test_one_that_becomes_slow_is_moved_aside(monkeypatch: pytest.MonkeyPatch) -
     observer.wait_for(7)
 
 
+def test_one_that_is_interrupted_now_and_then_is_not_taken_for_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1e6
+
+    class Interrupted(Recording):
+        def observe(self, record: Record) -> None:
+            nonlocal now
+            super().observe(record)
+            now += telemetry._PATIENCE_SECONDS / 10
+
+    monkeypatch.setattr("araponga_infra.telemetry.time.perf_counter", lambda: now)
+    observer = Interrupted()
+    report = reporter(observer)
+    assert report is not None
+    for number in range(100):
+        report(Load(seconds=number))
+        assert len(observer.seen) == number + 1
+        now += telemetry._PATIENCE_SECONDS * 10
+    assert caplog.messages == []
+
+
 def test_what_a_slow_one_cannot_take_is_dropped_and_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
