@@ -22,6 +22,7 @@ from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from araponga_infra.queries import QueryInspector
+from benchmarks._bars import bars
 from tests.servers import PostgresServer
 
 ROUNDS = 100
@@ -122,6 +123,16 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def added(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Microseconds that a mode adds to a statement."""
+    return {
+        f"{work}: {mode}": figures["plain"] * 1e6 * (1 / figures[mode] - 1)
+        for work, figures in results.items()
+        for mode in MODES
+        if mode != "plain"
+    }
+
+
 def main() -> None:
     with ExitStack() as opened:
         temporary = opened.enter_context(tempfile.TemporaryDirectory())
@@ -137,13 +148,14 @@ def main() -> None:
     page = (
         f"# What watching queries costs\n\nPython {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, "
         f"{platform.machine()}; median of {ROUNDS} rounds. `python -m benchmarks.queries --write` writes this page.\n\n"
-        f"{table(results)}\n"
+        f"{table(results)}\n\n![microseconds added to a statement](queries.svg)\n"
     )
     print(page)
     if "--write" in sys.argv:
         folder = Path(__file__).parents[1] / "docs" / "benchmarks"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "queries.md").write_text(page, encoding="utf-8")
+        (folder / "queries.svg").write_text(bars(added(results), unit="us"), encoding="utf-8")
         (folder / "queries.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

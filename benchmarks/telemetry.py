@@ -23,6 +23,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from araponga_infra.observers import CompositeObserver, CountingObserver, LoggingObserver
 from araponga_infra.otel import OpenTelemetryObserver
 from araponga_infra.telemetry import Observer, Record, reporter
+from benchmarks._bars import bars
 
 ROUNDS = 15
 CALLS = 20_000
@@ -83,13 +84,16 @@ def main() -> None:
     page = (
         f"# What an observer costs\n\nOne record. Python {platform.python_version()}, {platform.machine()}; median of "
         f"{ROUNDS} rounds of {CALLS:,} calls. `python -m benchmarks.telemetry --write` writes this page.\n\n"
-        "| observer | per record | added |\n|-|-:|-:|\n" + "\n".join(lines) + "\n"
+        "| observer | per record | added |\n|-|-:|-:|\n"
+        + "\n".join(lines)
+        + "\n\n![nanoseconds per record](telemetry.svg)\n"
     )
     print(page)
     if "--write" in sys.argv:
         folder = Path(__file__).parents[1] / "docs" / "benchmarks"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "telemetry.md").write_text(page, encoding="utf-8")
+        (folder / "telemetry.svg").write_text(bars(results, unit="ns"), encoding="utf-8")
         (folder / "telemetry.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
