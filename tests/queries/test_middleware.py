@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from araponga_infra import InvalidArgumentError
+from araponga_infra import CountingObserver, InvalidArgumentError
 from araponga_infra.queries import QueryInspector, QueryLogMiddleware, QueryLogWSGIMiddleware
 from araponga_infra.queries.capture import _open
 
@@ -71,6 +71,18 @@ class TestAsgi:
         assert message.startswith("GET /posts/{post_id} 200: 2 queries in 0.")
         assert "secret" not in message
         assert (facts["queries"], facts["route"], facts["n_plus_one"]) == (2, "/posts/{post_id}", [])
+
+    async def test_an_observer_hears_of_the_findings(self, engine: Engine) -> None:
+        counters = CountingObserver()
+        app = FastAPI()
+        app.add_middleware(QueryLogMiddleware, observer=counters)
+
+        @app.get("/posts")
+        def read() -> list[str]:
+            return names(engine)
+
+        assert await get(app, "/posts") == 200
+        assert list(counters.snapshot()) == ["queries.n_plus_one"]
 
     async def test_an_n_plus_one_is_a_warning_with_its_line(
         self, engine: Engine, logged: pytest.LogCaptureFixture
@@ -188,6 +200,19 @@ class TestWsgi:
         assert level == "WARNING"
         assert message.startswith("GET /posts/<int:post_id> 200: 5 queries in 0.")
         assert (facts["queries"], len(facts["n_plus_one"])) == (5, 1)
+
+    def test_an_observer_hears_of_the_findings(self, engine: Engine) -> None:
+        counters = CountingObserver()
+        app = Flask("test")
+        app.wsgi_app = QueryLogWSGIMiddleware(app.wsgi_app, observer=counters)  # type: ignore[method-assign]
+
+        @app.get("/posts")
+        def read() -> str:
+            return str(names(engine))
+
+        with app.test_client() as client, client.get("/posts"):
+            pass
+        assert list(counters.snapshot()) == ["queries.n_plus_one"]
 
     def test_a_streamed_body_counts(self, engine: Engine, logged: pytest.LogCaptureFixture) -> None:
         app = Flask("test")

@@ -12,7 +12,9 @@ from urllib.parse import quote
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.queries.capture import capture
 from araponga_infra.queries.inspector import QueryInspector
+from araponga_infra.queries.records import report_findings
 from araponga_infra.queries.report import QueryReport
+from araponga_infra.telemetry import Observer, reporter
 
 __all__ = ["QueryLogMiddleware", "QueryLogWSGIMiddleware"]
 
@@ -31,16 +33,23 @@ class _RequestLog:
     """What both forms share: where captures come from and how a request is told."""
 
     def __init__(
-        self, inspector: QueryInspector[Any] | None, max_queries: int | None, logger: logging.Logger | None
+        self,
+        inspector: QueryInspector[Any] | None,
+        max_queries: int | None,
+        logger: logging.Logger | None,
+        observer: Observer | None,
     ) -> None:
         if max_queries is not None and max_queries < 0:
             raise InvalidArgumentError(f"max_queries={max_queries!r} must be 0 or more, or None")
         self._logger = logger or logging.getLogger("araponga_infra.queries.requests")
         self._max_queries = max_queries
+        self._report = reporter(observer)
         self.capture: Callable[[], AbstractContextManager[QueryReport]] = inspector.capture if inspector else capture
 
     def write(self, report: QueryReport, *, method: str, route: str, status: str) -> None:
-        """One line; a warning where somebody should look."""
+        """One line; a warning where somebody should look. The observer is told of the findings alone."""
+        if self._report is not None:
+            report_findings(report, self._report)
         count, repeated, slow = len(report), report.n_plus_one, report.slow
         is_too_many = self._max_queries is not None and count > self._max_queries
         level = logging.WARNING if repeated or slow or is_too_many else logging.INFO
@@ -74,6 +83,8 @@ class QueryLogMiddleware:
         inspector: whose engine is watched and how; every engine of the process unless you name one.
         max_queries: how many are still fine.
         logger: `araponga_infra.queries.requests` unless you name one.
+        observer: told of each N+1 and each slow statement when its request ends; for an inspector that has an
+            observer of its own, leave it out.
 
     Example:
         `app.add_middleware(QueryLogMiddleware, max_queries=20)` in FastAPI and Starlette.
@@ -86,9 +97,10 @@ class QueryLogMiddleware:
         inspector: QueryInspector[Any] | None = None,
         max_queries: int | None = None,
         logger: logging.Logger | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._app = app
-        self._log = _RequestLog(inspector, max_queries, logger)
+        self._log = _RequestLog(inspector, max_queries, logger, observer)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,9 +149,10 @@ class QueryLogWSGIMiddleware:
         inspector: QueryInspector[Any] | None = None,
         max_queries: int | None = None,
         logger: logging.Logger | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._app = app
-        self._log = _RequestLog(inspector, max_queries, logger)
+        self._log = _RequestLog(inspector, max_queries, logger, observer)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         response = _WatchedResponse(self._log, environ)
