@@ -111,6 +111,15 @@ class Notification(Base):
     sent_at: Mapped[datetime | None]
 
 
+class ServiceInstance(Base):
+    """An instance that answered its last roll call, with its own report of itself. One writer a row: no version."""
+
+    __tablename__ = "service_instance"
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime]
+    report: Mapped[str] = mapped_column(Text)
+
+
 @dataclass(frozen=True)
 class Territory:
     """What is cached: a value, not an ORM row. Its version is what an ETag is made of."""

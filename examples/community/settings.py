@@ -8,6 +8,8 @@ from typing import Self
 
 from araponga_infra import InfraSettings
 
+SHORTEST_SECRET = 24
+
 
 def own_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
@@ -21,23 +23,34 @@ class CommunitySettings:
         instance: this process's name in the header Araponga-Instance.
         consume: whether this process runs event handlers, or leaves them to workers.
         max_body_bytes: the largest request body.
+        ops_token: who knows it may use the page at /ops; None: there is no such page.
     """
 
     infra: InfraSettings = field(default_factory=InfraSettings.embedded)
     instance: str = field(default_factory=own_name)
     consume: bool = True
     max_body_bytes: int = 64 * 1024
+    ops_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, *, embedded: bool = False) -> Self:
-        """ARAPONGA_* (see `InfraSettings`), COMMUNITY_INSTANCE, COMMUNITY_CONSUME (0: no), COMMUNITY_MAX_BODY_BYTES."""
+        """ARAPONGA_* (see `InfraSettings`), COMMUNITY_INSTANCE, COMMUNITY_CONSUME (0: no), COMMUNITY_MAX_BODY_BYTES,
+        COMMUNITY_OPS_TOKEN."""
         variables = os.environ if environ is None else environ
         return cls(
             infra=InfraSettings.from_env(variables, embedded=embedded),
             instance=variables.get("COMMUNITY_INSTANCE") or own_name(),
             consume=_switch(variables, "COMMUNITY_CONSUME"),
             max_body_bytes=_number(variables, "COMMUNITY_MAX_BODY_BYTES", 64 * 1024),
+            ops_token=_secret(variables, "COMMUNITY_OPS_TOKEN"),
         )
+
+
+def _secret(variables: Mapping[str, str], name: str) -> str | None:
+    value = variables.get(name) or None
+    if value is not None and len(value) < SHORTEST_SECRET:
+        raise ValueError(f"{name} is shorter than {SHORTEST_SECRET} characters: make one by `openssl rand -hex 24`")
+    return value
 
 
 def _switch(variables: Mapping[str, str], name: str) -> bool:
