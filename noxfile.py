@@ -68,7 +68,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy strict, pyright strict, and every public name completely typed."""
-    install(session, "types", "test")
+    install(session, "types", "test", "browser")
     session.run("mypy")
     session.run("mypy", "tests")
     session.run("mypy", "examples")
@@ -166,6 +166,14 @@ def pgbouncer(session: nox.Session) -> None:
     """Read-only behind PgBouncer in transaction mode, which Debian's package pgbouncer brings."""
     install(session, "test")
     pytest(session, "tests/sessions/external/with_pgbouncer.py")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The operations page in Chromium, which Debian's packages chromium and chromium-driver bring; with screenshots."""
+    install(session, "test", "browser")
+    session.env["COMMUNITY_SCREENSHOTS"] = str(Path(session.create_tmp()) / "screenshots")
+    pytest(session, "tests/community/external/with_chromium.py")
 
 
 @nox.session

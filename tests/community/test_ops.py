@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from araponga_infra import InfraSettings
+from araponga_infra.integrations.fastapi import ReadSession
 from examples.community.app import create_app
+from examples.community.domain import CommunityPost
 from examples.community.settings import CommunitySettings
 from tests.community.conftest import migrate_and_seed
 from tests.community.operations import TOKEN, leave_dead_letters
@@ -126,6 +128,21 @@ def test_each_instance_shows_all_of_them_and_who_signed_in_on_any(instances: lis
     two.cookies = one.cookies
     wait_until(lambda: [named(client) for client in instances] == [{"one", "two"}] * 2, 20, "both to name both")
     assert "this one" in two.get("/ops").text
+
+
+def test_a_repeated_query_is_shown_with_its_line(infra: InfraSettings) -> None:
+    app = create_app(CommunitySettings(infra, "one", consume=False, ops_token=TOKEN))
+
+    @app.get("/careless")
+    async def careless(session: ReadSession) -> None:
+        for number in range(5):
+            await session.get(CommunityPost, number)
+
+    with served_asgi(app) as client:
+        client.get("/careless").raise_for_status()
+        sign_in(client)
+        wait_until(lambda: "5 times (query)" in client.get("/ops").text, 20, "the next roll call")
+        assert "test_ops.py:" in client.get("/ops").text
 
 
 def test_the_page_may_run_nothing_but_its_own_script(instances: list[httpx.Client]) -> None:

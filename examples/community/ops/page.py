@@ -36,6 +36,7 @@ class OpsPage:
         self._access = Access(token)
         self.router = APIRouter(prefix=HOME, include_in_schema=False)
         self.router.add_api_route("", self.show, methods=["GET"])
+        self.router.add_api_route("/style.css", _style, methods=["GET"])
         self.router.add_api_route("/sign-in", self.sign_in, methods=["POST"])
         self.router.add_api_route("/sign-out", self.sign_out, methods=["POST"])
         self.router.add_api_route("/dead-letters/{action}", self.act, methods=["POST"])
@@ -112,11 +113,16 @@ async def _form(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in sent.items()}
 
 
+async def _style() -> Response:
+    style = "".join(templates.get_template(name).render() for name in ("shared.css", "ops.css"))
+    return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=60"})
+
+
 def _html(template: str, status: int = 200, **shown: object) -> HTMLResponse:
     """Nothing of it is kept, framed or mixed with what comes from elsewhere."""
     nonce = secrets.token_urlsafe(16)
     policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        f"default-src 'none'; style-src 'self'; img-src data:; script-src 'nonce-{nonce}'; connect-src 'self'; "
         "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     )
     headers = {
