@@ -38,6 +38,21 @@ class Comment(Base):
     post: Mapped[Post] = relationship(back_populates="comments")
 
 
+class Shelf(Base):
+    """Its books know nothing of it: only the shelf's flush sets their column."""
+
+    __tablename__ = "shelf"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books: Mapped[list[Book]] = relationship()
+
+
+class Book(RowVersion, Base):
+    __tablename__ = "book"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey("shelf.id"))
+    title: Mapped[str] = mapped_column(default="Feira")
+
+
 class Seat(RowVersion, Base):
     """A composite key, one part of it text."""
 

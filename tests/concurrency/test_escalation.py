@@ -77,8 +77,34 @@ def test_conflicting_rows_are_locked_by_table_and_key(postgres_engine: Engine) -
     assert not any("UPDATE post" in text for text in statements.texts[first_after_rollback : first_after_rollback + 2])
 
 
+def _locked_tables(statements: Statements) -> list[str]:
+    return [text.split("FROM ")[1].split()[0] for text in statements.texts if "FOR NO KEY UPDATE" in text]
+
+
+def test_the_first_conflict_locks_all_that_the_flush_was_about_to_write(postgres_engine: Engine) -> None:
+    others = sessionmaker(postgres_engine)
+    with others.begin() as session:
+        session.add(Ledger(id=1))
+    calls: list[int] = []
+
+    def write_all(session: Session) -> None:
+        rows: list[Any] = [session.get_one(Ledger, 1), session.get_one(Post, 1), session.get_one(Seat, ("A", 2))]
+        calls.append(1)
+        if len(calls) == 1:
+            with others.begin() as other:
+                other.get_one(Ledger, 1).amount = 5
+                other.get_one(Post, 1).likes = 5
+                other.get_one(Seat, ("A", 2)).holder = "Caio"
+        rows[0].amount, rows[1].title, rows[2].holder = 1, "a", "Iara"
+
+    statements = Statements(postgres_engine)
+    ConcurrencyHelper(sessionmaker(postgres_engine)).execute(write_all)
+    assert len(calls) == 2
+    assert _locked_tables(statements) == ["ledger", "post", "seat"]
+
+
 def test_a_unit_with_three_hot_rows_needs_three_attempts(postgres_engine: Engine) -> None:
-    """The first conflict locks what failed, the second all that is written: a third there is not."""
+    """The first conflict locks what its flush wrote, the second all that both wrote: a third there is not."""
     others = sessionmaker(postgres_engine)
     with others.begin() as session:
         session.add(Ledger(id=1))
@@ -94,13 +120,14 @@ def test_a_unit_with_three_hot_rows_needs_three_attempts(postgres_engine: Engine
         if len(calls) <= len(overtaken_by):
             with others.begin() as other:
                 overtaken_by[len(calls) - 1](other)
-        rows[0].amount, rows[1].title, rows[2].holder = 1, "a", "Iara"
+        rows[0].amount = 1
+        session.flush()
+        rows[1].title, rows[2].holder = "a", "Iara"
 
     statements = Statements(postgres_engine)
     ConcurrencyHelper(sessionmaker(postgres_engine)).execute(write_all)
     assert len(calls) == 3
-    locked = [text.split("FROM ")[1].split()[0] for text in statements.texts if "FOR NO KEY UPDATE" in text]
-    assert locked == ["ledger", "ledger", "post", "seat"]
+    assert _locked_tables(statements) == ["ledger", "ledger", "post", "seat"]
 
 
 def test_a_joined_subclass_is_locked_where_its_version_is(database: Database, others: Others) -> None:

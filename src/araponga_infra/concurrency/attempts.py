@@ -90,7 +90,6 @@ class Attempt:
         self._session = session
         self._journal = watch(session)
         self._journal.is_supervised = True
-        self._journal.is_thorough = plan is not None
         self._previous = plan.failed if plan is not None else None
         self._suspects: tuple[ExpectedRow, ...] = ()
         self.is_committing: bool = False

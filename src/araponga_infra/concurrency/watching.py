@@ -8,14 +8,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapper, Session
 
 from araponga_infra.concurrency.bulk import run_bulk_update
-from araponga_infra.concurrency.journal import (
-    Journal,
-    note_flush,
-    note_insert,
-    note_synchronized,
-    note_write,
-    open_journal,
-)
+from araponga_infra.concurrency.journal import Journal, note_flush, note_refresh, open_journal
 
 __all__ = ["watch"]
 
@@ -24,7 +17,7 @@ _is_installed = False
 
 
 def watch(session: Session) -> Journal:
-    """Take notes on `session` from now on. Sessions that nobody watches pay one look into their `info` per write."""
+    """Take notes on `session` from now on. Sessions that nobody watches pay one look into their `info` per flush."""
     if not _is_installed:
         _install()
     return open_journal(session)
@@ -34,10 +27,7 @@ def _install() -> None:
     global _is_installed
     with _install_lock:
         if not _is_installed:
-            event.listen(Mapper, "before_update", note_write, raw=True)
-            event.listen(Mapper, "before_delete", note_write, raw=True)
-            event.listen(Mapper, "before_insert", note_insert, raw=True)
-            event.listen(Mapper, "refresh", note_synchronized)
+            event.listen(Mapper, "refresh", note_refresh, raw=True)
             event.listen(Session, "before_flush", note_flush)
             event.listen(Session, "do_orm_execute", run_bulk_update)
             _is_installed = True
