@@ -138,6 +138,10 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         "list of keys needs row_version",
     ),
     "joined subclass": (lambda s: s.execute(update(Boat).values(berths=1)), "leaves the version in asset"),
+    "the table of a joined subclass": (
+        lambda s: s.execute(update(Boat.__table__).values(berths=1)),  # type: ignore[arg-type]
+        "leaves the version in asset",
+    ),
     "setting the version": (lambda s: s.execute(update(Post).values(row_version=9)), "leave it out"),
     "PostgreSQL upsert": (
         lambda s: s.execute(
@@ -150,6 +154,14 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
     "SQLite upsert": (
         lambda s: s.execute(
             sqlite.insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
+        ),
+        "upsert",
+    ),
+    "upsert into the table": (
+        lambda s: s.execute(
+            sqlite.insert(Post.__table__)  # type: ignore[arg-type]
             .values(id=1, title="a", body="", likes=0)
             .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
         ),

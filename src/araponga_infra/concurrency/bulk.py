@@ -12,7 +12,13 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
 from araponga_infra.concurrency.journal import Journal, journal_of, versioned_states
-from araponga_infra.concurrency.versions import entity_name, loaded_version, version_column, version_key
+from araponga_infra.concurrency.versions import (
+    entity_name,
+    loaded_version,
+    mapper_of_table,
+    version_column,
+    version_key,
+)
 from araponga_infra.errors import InvalidArgumentError
 
 __all__ = ["expect_versions", "refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
@@ -75,10 +81,13 @@ def refuse_unsafe(execution: ORMExecuteState) -> None:
     """
     if not (execution.is_update or execution.is_delete or execution.is_insert):
         return
-    mapper = execution.bind_mapper
-    if mapper is None or mapper.version_id_col is None:
-        return
     statement = cast(UpdateBase, execution.statement)
+    mapper = execution.bind_mapper
+    if mapper is None:
+        _refuse_on_table(execution, statement)
+        return
+    if mapper.version_id_col is None:
+        return
     if execution.is_insert:
         _refuse_upsert(mapper, cast(Insert, statement))
         return
@@ -91,17 +100,33 @@ def refuse_unsafe(execution: ORMExecuteState) -> None:
         _refuse_update(execution, mapper, statement)
 
 
+def _refuse_on_table(execution: ORMExecuteState, statement: UpdateBase) -> None:
+    """Core statements count the version up as those of the ORM do, except where they cannot reach it."""
+    mapper = mapper_of_table(statement.table)
+    if mapper is None:
+        return
+    if execution.is_insert:
+        _refuse_upsert(mapper, cast(Insert, statement))
+    elif execution.is_update:
+        _refuse_joined_table(mapper)
+
+
+def _refuse_joined_table(mapper: Mapper[Any]) -> None:
+    column, table = version_column(mapper), mapper.local_table
+    if table is not column.table:
+        raise InvalidArgumentError(
+            f"update({entity_name(mapper)}) changes {table.description} and leaves the version in "
+            f"{column.table.description} as it is: read the objects and change them one by one"
+        )
+
+
 def _refuse_update(execution: ORMExecuteState, mapper: Mapper[Any], statement: UpdateBase) -> None:
     name, key = entity_name(mapper), version_key(mapper)
     if isinstance(execution.parameters, list):
         refuse_bulk_mappings(mapper, execution.parameters)
         return
-    column, table = version_column(mapper), mapper.local_table
-    if table is not column.table:
-        raise InvalidArgumentError(
-            f"update({name}) changes {table.description} and leaves the version in {column.table.description} as it "
-            "is: read the objects and change them one by one"
-        )
+    _refuse_joined_table(mapper)
+    column = version_column(mapper)
     bind = execution.session.get_bind(mapper)
     if column.key in statement.compile(dialect=bind.dialect).params:
         raise InvalidArgumentError(f"update({name}) sets {key}: leave it out, every update counts it up")

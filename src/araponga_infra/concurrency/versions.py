@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Column, ColumnDefault, Integer, SmallInteger, Table, event, inspect
 from sqlalchemy.orm import InstanceState, Mapped, Mapper
@@ -17,6 +18,7 @@ __all__ = [
     "entity_name",
     "guard_assignment",
     "loaded_version",
+    "mapper_of_table",
     "owns_version",
     "refuse",
     "row_name",
@@ -30,6 +32,9 @@ __all__ = [
 C = TypeVar("C", bound=type[Any])
 
 ROW_VERSION = "row_version"
+
+_mappers: WeakValueDictionary[object, Mapper[Any]] = WeakValueDictionary()
+"""By table; the root of a hierarchy where several classes share one."""
 
 
 class RowVersion:
@@ -113,6 +118,11 @@ def loaded_version(state: InstanceState[Any]) -> int | None:
     return version
 
 
+def mapper_of_table(table: object) -> Mapper[Any] | None:
+    """The versioned class that a table belongs to, also the one of a joined subclass."""
+    return _mappers.get(table)
+
+
 def entity_name(mapper: Mapper[Any]) -> str:
     return mapper.class_.__name__
 
@@ -194,7 +204,10 @@ def _on_mapping_of(cls: type[Any], column: str) -> None:
 
 
 def _count_changes(key: str, mapper: Mapper[Any], _mapped: type[Any]) -> None:
+    table: object = mapper.local_table
+    _mappers.setdefault(table, mapper)
     if not owns_version(mapper) or (mapper.version_id_generator is _next_version and not mapper.concrete):
+        _spare_returning(mapper)
         return
     if mapper.version_id_generator is False or _default_generator(mapper)(1) != _next_version(1):
         raise refuse(mapper, "its __mapper_args__ name a version_id_generator: take that out, versions count up by one")
@@ -203,8 +216,20 @@ def _count_changes(key: str, mapper: Mapper[Any], _mapped: type[Any]) -> None:
         column = _add_column(mapper, key)
     _check_column(mapper, column)
     use_version(mapper, column, _next_version)
+    _spare_returning(mapper)
     _bump_in_bulk(column)
     guard_assignment(mapper, key)
+
+
+def _spare_returning(mapper: Mapper[Any]) -> None:
+    """Tell the flush that no UPDATE has its version from the server.
+
+    SQLAlchemy takes the column's default, which is for rows inserted by others, for a sign that the server counts, and
+    builds each UPDATE as if it had to ask for the version. Were this hint unknown to it, only that work would be back.
+    """
+    for heir in mapper.self_and_descendants:
+        if heir.version_id_generator is _next_version:
+            vars(heir)["_version_id_has_server_side_value"] = False
 
 
 def _next_version(version: int | None) -> int:
