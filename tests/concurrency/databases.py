@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -27,6 +27,10 @@ class RunIn(Protocol):
     """Runs a function in a session, awaiting it where that is due."""
 
     def __call__(self, work: Callable[..., T], *args: Any) -> T: ...
+
+
+async def _run_sync(session: AsyncSession, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return await session.run_sync(work, *args, **kwargs)
 
 
 ASYNC_DRIVERS = ("aiosqlite", "psycopg-async", "asyncpg")
@@ -94,10 +98,7 @@ class AsyncDatabase:
             helper = helper.options(verify=verify_async)
 
         def execute(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-            async def run(session: AsyncSession) -> Any:
-                return await session.run_sync(work, *args, **kwargs)
-
-            return self._loop.run(helper.execute(run))
+            return self._loop.run(helper.execute(_run_sync, work, *args, **kwargs))
 
         return execute
 
@@ -119,3 +120,25 @@ class AsyncDatabase:
 
 
 Database = SyncDatabase | AsyncDatabase
+
+_LOCKS = ("FOR NO KEY UPDATE", "BEGIN IMMEDIATE")
+
+
+class Asked:
+    """What a database was asked, and how it was locked."""
+
+    def __init__(self, database: Database) -> None:
+        self.texts: list[str] = []
+        self._engine: Engine = database.engine.sync_engine if isinstance(database, AsyncDatabase) else database.engine
+        event.listen(self._engine, "before_cursor_execute", self._note)
+
+    def _note(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        self.texts.append(statement)
+
+    def close(self) -> None:
+        event.remove(self._engine, "before_cursor_execute", self._note)
+
+    def is_locked_first(self) -> bool:
+        """Whether the first statement since the last question took a lock."""
+        texts, self.texts = self.texts, []
+        return any(lock in texts[0] for lock in _LOCKS)

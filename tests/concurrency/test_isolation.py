@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.concurrency import ConcurrencyConflictError, RowConflict, VersionedSession
+from araponga_infra.testing.clock import FakeClock
 
 from .blog import Post, Tag, like
 from .conftest import open_database
-from .databases import Database
+from .databases import Asked, Database
 
 Others = sessionmaker[Session]
 
@@ -65,6 +66,48 @@ def test_giving_up_after_a_serialization_failure_names_the_row(database: Databas
     with pytest.raises(ConcurrencyConflictError) as refused:
         database.helper(max_attempts=1)(edit)
     assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
+
+
+def _hold_until_somebody_waits(others: Others, is_held: threading.Event) -> None:
+    with others.begin() as other, others() as looking:
+        like(other, 1)
+        other.flush()
+        is_held.set()
+        for _ in range(2_000):
+            if looking.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                return
+            threading.Event().wait(0.005)
+    raise AssertionError("nobody waited for the row")
+
+
+def test_where_a_lock_that_waits_fails_no_unit_goes_on_locking_first(database: Database, others: Others) -> None:
+    calls: list[int] = []
+
+    def edit(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        calls.append(1)
+        if len(calls) == 1:
+            with others.begin() as other:
+                like(other, 1)
+        post.title += "!"
+
+    execute = database.helper(clock=FakeClock())
+    execute(edit)
+    asked = Asked(database)
+    is_held = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(_hold_until_somebody_waits, others, is_held)
+        is_held.wait(10)
+        execute(edit)
+        holding.result()
+    assert asked.is_locked_first()
+    assert len(calls) == 3, "the lock failed before the work ran"
+    execute(edit)
+    assert not asked.is_locked_first()
+    asked.close()
+    with others() as session:
+        post = session.get_one(Post, 1)
+        assert (post.title, post.likes) == ("Feira!!!", 2)
 
 
 def test_outside_of_execute_it_is_a_conflict_as_well(database: Database, others: Others) -> None:

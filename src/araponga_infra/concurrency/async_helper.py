@@ -25,6 +25,7 @@ from araponga_infra.concurrency.attempts import (
 from araponga_infra.concurrency.classification import Failure, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
+from araponga_infra.concurrency.hot_units import Call, HotUnits, LockFirst
 from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
 from araponga_infra.concurrency.units import (
@@ -75,6 +76,7 @@ class AsyncConcurrencyHelper:
         self._policy = RetryPolicy.checked(max_attempts, backoff, timeout, lock_after)
         self._clock = clock or SYSTEM_CLOCK
         self._report = reporter(observer)
+        self._hot_units = HotUnits(self._clock)
         self._verify: AsyncVerify | None = None
 
     async def execute(
@@ -83,9 +85,9 @@ class AsyncConcurrencyHelper:
         """Await `work(session, *args, **kwargs)` and COMMIT; as `ConcurrencyHelper.execute` in every other respect."""
         refuse_uncallable(work, "execute")
         with OpenUnit():
-            course = Course(self._policy, self._clock, self._report)
             call = (work, args, kwargs)
-            outcome = await self._attempt(call, None)
+            course = Course(call, self._policy, self._clock, self._report, self._hot_units)
+            outcome = await self._attempt(call, course.lock_first)
             if isinstance(outcome, FailedAttempt):
                 return cast(T, await self._persist(call, course, outcome))
             return cast(T, outcome)
@@ -118,7 +120,7 @@ class AsyncConcurrencyHelper:
         refuse_sessionless(work, "unit_of_work")
         return UnitOfWork[AsyncSession, Any, Any](self.execute, work, (AsyncSession, async_scoped_session))
 
-    async def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
+    async def _attempt(self, call: Call, plan: Plan | LockFirst | None) -> object:
         work, args, kwargs = call
         async with self._sessionmaker(expire_on_commit=False) as session:
             attempt = Attempt(session.sync_session, plan)
@@ -141,7 +143,7 @@ class AsyncConcurrencyHelper:
                 return attempt.failed(error)
             return result
 
-    async def _persist(self, call: tuple[Any, Any, Any], course: Course, first: FailedAttempt) -> object:
+    async def _persist(self, call: Call, course: Course, first: FailedAttempt) -> object:
         from tenacity import AsyncRetrying, retry_if_result  # imported here: most processes never need it at once
 
         async def attempt() -> object:
@@ -153,7 +155,9 @@ class AsyncConcurrencyHelper:
             wait=lambda _state: course.delay_seconds,
             sleep=self._wait,
         )
-        return await retrying(attempt)
+        result: object = await retrying(attempt)
+        course.ended()
+        return result
 
     async def _wait(self, seconds: float) -> None:
         if seconds:

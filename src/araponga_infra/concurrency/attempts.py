@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from araponga_infra.clock import Clock
 from araponga_infra.concurrency.classification import Failure, classify, driver_code, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Progress, Retry, RetryPolicy, Step, next_step
 from araponga_infra.concurrency.errors import ConcurrencyConflictError, RowConflict
+from araponga_infra.concurrency.hot_units import Call, HotUnits, LockFirst
 from araponga_infra.concurrency.journal import ExpectedRow
 from araponga_infra.concurrency.records import AttemptFailed, CommitInDoubt, UnitGaveUp
 from araponga_infra.concurrency.rows import begin_immediate, changed_rows
@@ -63,12 +64,13 @@ class FailedAttempt:
         return replace(self, failure=Failure.CONNECTION_LOST)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """How the next attempt begins."""
+    """How the next attempt begins, and which rows it then finds changed by others."""
 
     step: Retry
     failed: FailedAttempt
+    changed: tuple[ExpectedRow, ...] = field(default=(), init=False)
 
     def prepare(self, session: Session) -> None:
         """Lock what conflicted, and make sure that it did: else the failure had another cause and is raised again."""
@@ -79,6 +81,8 @@ class Plan:
         conflicts = changed_rows(session, self.failed.suspects, lock=self.step.lock)
         if self.failed.failure is Failure.STALE and not conflicts:
             raise self.failed.error
+        names = {(conflict.entity, conflict.identity) for conflict in conflicts}
+        self.changed = tuple(row for row in self.failed.suspects if (entity_name(row.mapper), row.identity) in names)
 
 
 class Attempt:
@@ -86,11 +90,11 @@ class Attempt:
 
     __slots__ = ("_journal", "_previous", "_session", "_suspects", "is_committing", "server_process")
 
-    def __init__(self, session: Session, plan: Plan | None) -> None:
+    def __init__(self, session: Session, plan: Plan | LockFirst | None) -> None:
         self._session = session
         self._journal = watch(session)
         self._journal.is_supervised = True
-        self._previous = plan.failed if plan is not None else None
+        self._previous = plan.failed if isinstance(plan, Plan) else None
         self._suspects: tuple[ExpectedRow, ...] = ()
         self.is_committing: bool = False
         self.server_process: int | None = None
@@ -137,22 +141,34 @@ def _is_sqlite(session: Session, suspects: tuple[ExpectedRow, ...]) -> bool:
 class Course:
     """Where one `execute` stands: attempts made, and how the next one begins."""
 
-    def __init__(self, policy: RetryPolicy, clock: Clock, report: Report | None) -> None:
+    def __init__(
+        self, call: Call, policy: RetryPolicy, clock: Clock, report: Report | None, hot_units: HotUnits
+    ) -> None:
+        self._call = call
         self._policy = policy
         self._clock = clock
         self._report = report
+        self._hot_units = hot_units
         self._started = clock.monotonic()
+        self.lock_first: LockFirst | None = hot_units.lock_for(call) if policy.lock_after is not None else None
         self.progress: Progress = Progress()
         self.plan: Plan | None = None
 
     def after(self, failed: FailedAttempt) -> Step:
         """Decide what follows, with this failure counted."""
+        if self.lock_first is not None and self.plan is None and failed.failure is Failure.CONFLICT:
+            self._hot_units.avoid(self._call)
         self.progress = self.progress.after(failed.failure, self._clock.monotonic() - self._started)
         step = next_step(self._policy, self.progress, failed.failure, can_lock=failed.can_lock)
         self.plan = Plan(step, failed) if isinstance(step, Retry) else None
         if self._report is not None:
             self._report_step(self._report, failed, step)
         return step
+
+    def ended(self) -> None:
+        """The work is committed. What it had to lock on the way, its next run locks first."""
+        if self.plan is not None and self.plan.step.lock:
+            self._hot_units.remember(self._call, self.plan.changed, is_sqlite=self.plan.failed.is_sqlite)
 
     @property
     def delay_seconds(self) -> float:

@@ -24,6 +24,7 @@ from araponga_infra.concurrency.attempts import (
 from araponga_infra.concurrency.classification import Failure, is_unreachable
 from araponga_infra.concurrency.decisions import GiveUp, Retry, RetryPolicy
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError
+from araponga_infra.concurrency.hot_units import Call, HotUnits, LockFirst
 from araponga_infra.concurrency.in_doubt import LOOK_DELAYS_SECONDS, is_still_open, server_process
 from araponga_infra.concurrency.nesting import OpenUnit
 from araponga_infra.concurrency.units import (
@@ -55,7 +56,8 @@ class ConcurrencyHelper:
         timeout: from the call of `execute`, after which no further attempt begins and no wait ends; None for no limit.
             An attempt under way is not interrupted.
         lock_after: after so many conflicts the rows that conflicted are locked before the work runs again, so that it
-            cannot lose to them once more; on SQLite the transaction begins IMMEDIATE. None: never.
+            cannot lose to them once more; on SQLite the transaction begins IMMEDIATE. The same work on the same
+            arguments begins so at once within the second that follows. None: never.
         clock: waits and measures; the machine's by default.
         observer: receives `AttemptFailed`, `UnitGaveUp` and `CommitInDoubt`.
 
@@ -84,6 +86,7 @@ class ConcurrencyHelper:
         self._policy = RetryPolicy.checked(max_attempts, backoff, timeout, lock_after)
         self._clock = clock or SYSTEM_CLOCK
         self._report = reporter(observer)
+        self._hot_units = HotUnits(self._clock)
         self._verify: Verify | None = None
 
     def execute(self, work: Callable[Concatenate[Session, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,9 +113,9 @@ class ConcurrencyHelper:
         """
         refuse_uncallable(work, "execute")
         with OpenUnit():
-            course = Course(self._policy, self._clock, self._report)
             call = (work, args, kwargs)
-            outcome = self._attempt(call, None)
+            course = Course(call, self._policy, self._clock, self._report, self._hot_units)
+            outcome = self._attempt(call, course.lock_first)
             if isinstance(outcome, FailedAttempt):
                 return cast(T, self._persist(call, course, outcome))
             return cast(T, outcome)
@@ -164,7 +167,7 @@ class ConcurrencyHelper:
         refuse_async_work(work, "unit_of_work")
         return UnitOfWork[Session, Any, Any](self.execute, work, (Session, scoped_session))
 
-    def _attempt(self, call: tuple[Any, Any, Any], plan: Plan | None) -> object:
+    def _attempt(self, call: Call, plan: Plan | LockFirst | None) -> object:
         work, args, kwargs = call
         with self._sessionmaker(expire_on_commit=False) as session:
             attempt = Attempt(session, plan)
@@ -184,7 +187,7 @@ class ConcurrencyHelper:
                 return attempt.failed(error)
             return result
 
-    def _persist(self, call: tuple[Any, Any, Any], course: Course, first: FailedAttempt) -> object:
+    def _persist(self, call: Call, course: Course, first: FailedAttempt) -> object:
         from tenacity import Retrying, retry_if_result  # imported here: most processes never need it at once
 
         def attempt() -> object:
@@ -196,7 +199,9 @@ class ConcurrencyHelper:
             wait=lambda _state: course.delay_seconds,
             sleep=self._wait,
         )
-        return retrying(attempt)
+        result = retrying(attempt)
+        course.ended()
+        return result
 
     def _wait(self, seconds: float) -> None:
         if seconds:  # a sleep of 0 would still hand the interpreter to another thread
