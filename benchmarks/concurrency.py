@@ -1,20 +1,23 @@
 """What units of work cost without a conflict and with nothing but conflicts, next to SQLAlchemy and to locking by hand.
 
 Run as `python -m benchmarks.concurrency`; `--write` keeps the result in docs/benchmarks/concurrency.*. Every figure
-comes from one run: in each round all modes take turns, and a ratio is the median of the rounds' ratios, so that what
-else the machine does falls on all alike.
+comes from one run and is by the wall clock, so the machine should have nothing else to do: in each round all modes take
+turns, and a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,19 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.pool import StaticPool
 
-from araponga_infra.concurrency import ConcurrencyConflictError, ConcurrencyHelper, RowVersion, VersionedSession
+from araponga_infra.concurrency import (
+    AttemptFailed,
+    ConcurrencyConflictError,
+    ConcurrencyHelper,
+    RowVersion,
+    VersionedSession,
+)
+from araponga_infra.telemetry import Record
 from tests.servers import PostgresServer
 
-WORKERS, EACH, HOT_ROUNDS = 16, 50, 5
-CALLS, OVERHEAD_ROUNDS = 200, 100
-ROWS, FLUSH_ROUNDS = 500, 40
+WORKERS, EACH, HOT_ROUNDS = 16, 50, 4
+CALLS, OVERHEAD_ROUNDS = 200, 60
+ROWS, FLUSH_PROCESSES, FLUSH_ROUNDS = 500, 8, 12
 Work = Callable[[], object]
 
 
@@ -57,24 +67,31 @@ def increment(session: Session, cls: Any = Counter) -> None:
     session.get_one(cls, 1).count += 1
 
 
+def increment_for(session: Session, _who: int) -> None:
+    increment(session)
+
+
 def nothing(_session: Session) -> None: ...
 
 
 def seconds(work: Work) -> float:
-    """Of the processor: nothing here waits, and other programs shall not be counted."""
-    begun = time.process_time()
+    begun = time.perf_counter()
     work()
-    return time.process_time() - begun
+    return time.perf_counter() - begun
 
 
-def rounds_of(modes: dict[str, Work], count: int) -> dict[str, list[float]]:
+def rounds_of(modes: dict[str, Work], rounds: int) -> dict[str, list[float]]:
     taken: dict[str, list[float]] = {name: [] for name in modes}
-    for number in range(count + 1):
+    for number in range(rounds + 1):
         for name, work in modes.items():
             elapsed = seconds(work)
             if number:
                 taken[name].append(elapsed)
     return taken
+
+
+def quickest_fifth(values: list[float]) -> float:
+    return statistics.mean(sorted(values)[: len(values) // 5])
 
 
 def embedded() -> Engine:
@@ -113,23 +130,27 @@ def overhead() -> dict[str, float]:
         taken = rounds_of({"begin": begin(work), "execute": execute(work)}, OVERHEAD_ROUNDS)
         pairs = zip(taken["execute"], taken["begin"], strict=True)
         figures[name] = statistics.median((ours - theirs) / CALLS * 1e6 for ours, theirs in pairs)
+        quickest = quickest_fifth(taken["execute"]) - quickest_fifth(taken["begin"])
+        figures[f"{name}: quickest fifth"] = quickest / CALLS * 1e6
         figures[f"{name}: begin()"] = statistics.median(taken["begin"]) / CALLS * 1e6
     engine.dispose()
     return figures
 
 
-def flushes() -> dict[str, float]:
-    """A flush of 500 changed rows as a ratio to SQLAlchemy's own versioned flush; above 1 is faster."""
+OWN = "SQLAlchemy's version_id_col"
+
+
+@cache
+def flush_modes(is_watched: bool) -> tuple[dict[str, Work], list[float]]:
+    """What one process measures. Without `is_watched` nothing of ours has ever listened to a session there."""
     engine = embedded()
-    helper = ConcurrencyHelper(sessionmaker(engine))
+    flushed: list[float] = []
 
     def change(session: Session, cls: Any) -> None:
         rows = session.scalars(select(cls)).all()
         for row in rows:
             row.count += 1
         flushed.append(seconds(session.flush))
-
-    flushed: list[float] = []
 
     def plain(cls: Any, kind: type[Session]) -> Work:
         def run() -> None:
@@ -138,29 +159,66 @@ def flushes() -> dict[str, float]:
 
         return run
 
+    if not is_watched:
+        return {OWN: plain(ByHand, Session)}, flushed
+    helper = ConcurrencyHelper(sessionmaker(engine))
     modes: dict[str, Work] = {
-        "SQLAlchemy's version_id_col": plain(ByHand, Session),
+        OWN: plain(ByHand, Session),
         "RowVersion, Session": plain(Counter, Session),
         "RowVersion, VersionedSession": plain(Counter, VersionedSession),
         "RowVersion, execute": lambda: helper.execute(change, Counter),
     }
-    taken: dict[str, list[float]] = {name: [] for name in modes}
-    for _ in range(FLUSH_ROUNDS):
-        for name, work in modes.items():
-            work()
-            taken[name].append(flushed[-1])
-    engine.dispose()
-    own = taken["SQLAlchemy's version_id_col"]
-    return {name: statistics.median(a / b for a, b in zip(own, times, strict=True)) for name, times in taken.items()}
+    return modes, flushed
+
+
+def flush_round(is_watched: bool, number: int) -> dict[str, float]:
+    """Seconds of a flush in each mode; every round begins with another one."""
+    modes, flushed = flush_modes(is_watched)
+    names = list(modes)
+    first = number % len(names)
+    taken: dict[str, float] = {}
+    for name in names[first:] + names[:first]:
+        modes[name]()
+        taken[name] = flushed.pop()
+    return taken
+
+
+def flushes() -> dict[str, tuple[float, float]]:
+    """A flush of 500 changed rows as ratios to SQLAlchemy's own versioned flush; above 1 is faster.
+
+    The first ratio is to that flush in the same process, the second to it in a process that none of our listeners was
+    ever installed in. Several pairs of processes, since no two of them are equally fast.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ratios: dict[str, tuple[list[float], list[float]]] = {}
+    for _ in range(FLUSH_PROCESSES):
+        with ProcessPoolExecutor(1, spawn) as untouched, ProcessPoolExecutor(1, spawn) as watched:
+            for number in range(FLUSH_ROUNDS + 1):
+                alone = untouched.submit(flush_round, False, number).result()[OWN]
+                taken = watched.submit(flush_round, True, number).result()
+                for name, elapsed in taken.items() if number else ():
+                    here, elsewhere = ratios.setdefault(name, ([], []))
+                    here.append(taken[OWN] / elapsed)
+                    elsewhere.append(alone / elapsed)
+    return {name: (statistics.median(here), statistics.median(alone)) for name, (here, alone) in ratios.items()}
 
 
 @dataclass
 class HotRow:
     """16 threads x 50 increments of one row."""
 
-    per_second: list[float]
+    per_second: list[float] = field(default_factory=list)
+    waits_ms: list[float] = field(default_factory=list)
     given_up: int = 0
-    most_attempts: int = 0
+    most_attempts: int = 1
+
+    def observe(self, record: Record, /) -> None:
+        """Attempts, as a helper tells its observer."""
+        if isinstance(record, AttemptFailed):
+            self.most_attempts = max(self.most_attempts, record.attempt + 1)
+
+    def percentile(self, share: float) -> float:
+        return sorted(self.waits_ms)[int(len(self.waits_ms) * share)]
 
 
 def hot_row(url: str) -> dict[str, HotRow]:
@@ -172,46 +230,47 @@ def hot_row(url: str) -> dict[str, HotRow]:
         session.commit()
     make = sessionmaker(engine)
     results: dict[str, HotRow] = {}
+    who = count()
 
-    def for_update() -> int:
-        with make.begin() as session:
-            session.get_one(ByHand, 1, with_for_update=True).count += 1
-        return 1
+    def for_update(_result: HotRow) -> Work:
+        def once() -> None:
+            with make.begin() as session:
+                session.get_one(ByHand, 1, with_for_update=True).count += 1
 
-    def by_tenacity() -> int:
-        attempts = 0
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StaleDataError),
-            wait=tenacity.wait_random_exponential(multiplier=0.002, max=0.1),
-            stop=tenacity.stop_after_attempt(100),
-            reraise=True,
-        ):
-            attempts += 1
-            with attempt, make.begin() as session:
-                increment(session, ByHand)
-        return attempts
+        return once
 
-    def executing(engine: Engine, **options: Any) -> Callable[[], int]:
-        helper = ConcurrencyHelper(sessionmaker(engine), **options)
+    def by_tenacity(result: HotRow) -> Work:
+        def once() -> None:
+            for attempt in tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(StaleDataError),
+                wait=tenacity.wait_random_exponential(multiplier=0.002, max=0.1),
+                stop=tenacity.stop_after_attempt(100),
+                reraise=True,
+            ):
+                result.most_attempts = max(result.most_attempts, attempt.retry_state.attempt_number)
+                with attempt, make.begin() as session:
+                    increment(session, ByHand)
 
-        def run() -> int:
-            attempts: list[int] = []
+        return once
 
-            def work(session: Session) -> None:
-                attempts.append(1)
-                increment(session)
+    def executing(engine: Engine, **options: Any) -> Callable[[HotRow], Work]:
+        def observed(result: HotRow) -> Work:
+            helper = ConcurrencyHelper(sessionmaker(engine), observer=result, **options)
+            return lambda: helper.execute(increment)
 
-            helper.execute(work)
-            return len(attempts)
+        return observed
 
-        return run
+    def executing_for_each(result: HotRow) -> Work:
+        helper = ConcurrencyHelper(make, observer=result)
+        return lambda: helper.execute(increment_for, next(who))
 
     repeatable, serializable = (
         engine.execution_options(isolation_level=level) for level in ("REPEATABLE READ", "SERIALIZABLE")
     )
-    modes: dict[str, Callable[[], int]] = {
+    modes: dict[str, Callable[[HotRow], Work]] = {
         "SELECT FOR UPDATE by hand": for_update,
         "execute, as it comes": executing(engine),
+        "execute, never twice on the same arguments": executing_for_each,
         "tenacity around begin(), up to 100 attempts": by_tenacity,
         "execute, lock_after=2": executing(engine, lock_after=2, max_attempts=4),
         "execute, never locking, up to 100 attempts": executing(engine, lock_after=None, max_attempts=100),
@@ -221,26 +280,35 @@ def hot_row(url: str) -> dict[str, HotRow]:
     }
     with ThreadPoolExecutor(WORKERS) as pool:
         for number in range(HOT_ROUNDS + 1):
-            for name, once in modes.items():
-                result = results.setdefault(name, HotRow([]))
-                elapsed = _race(pool, once, result)
+            for name, prepared in modes.items():
+                result = results.setdefault(name, HotRow())
+                elapsed = _race(pool, prepared(result), result)
                 if number:
                     result.per_second.append(WORKERS * EACH / elapsed)
+    _check_that_none_is_lost(engine, results)
     engine.dispose()
     return results
 
 
-def _race(pool: ThreadPoolExecutor, once: Callable[[], int], result: HotRow) -> float:
+def _race(pool: ThreadPoolExecutor, once: Work, result: HotRow) -> float:
     def run(_worker: int) -> None:
         for _ in range(EACH):
+            begun = time.perf_counter()
             try:
-                result.most_attempts = max(result.most_attempts, once())
+                once()
             except ConcurrencyConflictError:
                 result.given_up += 1
+            result.waits_ms.append((time.perf_counter() - begun) * 1e3)
 
-    begun = time.perf_counter()
-    list(pool.map(run, range(WORKERS)))
-    return time.perf_counter() - begun
+    return seconds(lambda: list(pool.map(run, range(WORKERS))))
+
+
+def _check_that_none_is_lost(engine: Engine, results: dict[str, HotRow]) -> None:
+    done = len(results) * WORKERS * EACH * (HOT_ROUNDS + 1) - sum(result.given_up for result in results.values())
+    with Session(engine) as session:
+        counted = session.get_one(Counter, 1).count + session.get_one(ByHand, 1).count
+    if counted != done:
+        raise AssertionError(f"{done} increments were reported as done and {counted} are in the database")
 
 
 def ratio_to_lock(results: dict[str, HotRow], name: str) -> float:
@@ -248,11 +316,13 @@ def ratio_to_lock(results: dict[str, HotRow], name: str) -> float:
     return statistics.median(a / b for a, b in zip(results[name].per_second, own, strict=True))
 
 
-def report(over: dict[str, float], flush: dict[str, float], hot: dict[str, HotRow]) -> str:
+def report(over: dict[str, float], flush: dict[str, tuple[float, float]], hot: dict[str, HotRow]) -> str:
     circumstances = (
         f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, PostgreSQL over loopback, SQLite in "
-        "memory; one run of `python -m benchmarks.concurrency --write`, all modes in turn, medians of rounds."
+        "memory; one run of `python -m benchmarks.concurrency --write` by the wall clock, all modes in turn, medians "
+        "of rounds."
     )
+    units = WORKERS * EACH * (HOT_ROUNDS + 1)
     lines = [
         "# Units of work, measured",
         "",
@@ -260,30 +330,39 @@ def report(over: dict[str, float], flush: dict[str, float], hot: dict[str, HotRo
         "",
         "## Without a conflict: microseconds over `with sessionmaker.begin()`",
         "",
-        "|unit|`begin()`|`execute` adds|",
-        "|-|-|-|",
-        *(f"|{name}|{over[f'{name}: begin()']:.0f}|{over[name]:.1f}|" for name in over if "begin()" not in name),
+        "|unit|`begin()`|`execute` adds|quickest fifth of the rounds|",
+        "|-|-|-|-|",
+        *(
+            f"|{name}|{over[f'{name}: begin()']:.0f}|{over[name]:.1f}|{over[f'{name}: quickest fifth']:.1f}|"
+            for name in over
+            if ":" not in name
+        ),
         "",
         "## One hot row: 16 threads x 50 increments",
         "",
         "![increments a second next to SELECT FOR UPDATE](concurrency.svg)",
         "",
-        f"|mode|a second|to SELECT FOR UPDATE|most attempts|gave up of {WORKERS * EACH * (HOT_ROUNDS + 1)}|",
-        "|-|-|-|-|-|",
+        f"|mode|a second|to SELECT FOR UPDATE|p50 / p99 ms|most attempts|gave up of {units}|",
+        "|-|-|-|-|-|-|",
         *(
             f"|{name}|{statistics.median(result.per_second):.0f}|{ratio_to_lock(hot, name):.2f}"
-            f"|{result.most_attempts}|{result.given_up}|"
+            f"|{result.percentile(0.5):.0f} / {result.percentile(0.99):.0f}|{result.most_attempts}|{result.given_up}|"
             for name, result in hot.items()
         ),
         "",
         f"## A flush of {ROWS} changed rows, to SQLAlchemy's own versioned flush (above 1 is faster)",
         "",
-        "|mode|ratio|",
-        "|-|-|",
-        *(f"|{name}|{ratio:.2f}|" for name, ratio in flush.items()),
+        "|mode|in the same process|in a process without any listener of ours|",
+        "|-|-|-|",
+        *(f"|{name}|{here:.2f}|{alone:.2f}|" for name, (here, alone) in flush.items()),
         "",
     ]
     return "\n".join(lines)
+
+
+def figures_of(result: HotRow) -> dict[str, Any]:
+    kept = {"p50_ms": result.percentile(0.5), "p99_ms": result.percentile(0.99)}
+    return kept | {name: value for name, value in vars(result).items() if name != "waits_ms"}
 
 
 def plot(hot: dict[str, HotRow]) -> str:
@@ -313,7 +392,11 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         (folder / "concurrency.md").write_text(text)
         (folder / "concurrency.svg").write_text(plot(hot))
-        figures = {"overhead_microseconds": over, "flush_ratio": flush, "hot_row": {k: vars(v) for k, v in hot.items()}}
+        figures = {
+            "overhead_microseconds": over,
+            "flush_ratio": flush,
+            "hot_row": {name: figures_of(result) for name, result in hot.items()},
+        }
         (folder / "concurrency.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
