@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.util import await_only
 
 from araponga_infra import InvalidArgumentError
 from araponga_infra.sessions import (
@@ -151,6 +152,68 @@ async def test_sqlite_itself_refuses_what_gets_past_the_text(rig: Rig) -> None:
             connection.pooled.dbapi_connection.cursor().execute("UPDATE post SET title = 'changed'")
 
     await rig.run(read)
+
+
+def pooled(session: Session) -> Any:
+    """The driver's connection past the statement layer, so that only the database itself is left to refuse."""
+    connection: Any = session.connection()
+    return connection.pooled.dbapi_connection
+
+
+HOSTS_FILES = ["sqlite, host's engine", "aiosqlite, host's engine"]
+
+
+@pytest.mark.parametrize("rig", HOSTS_FILES, indirect=True)
+async def test_sqlite_refuses_again_what_the_host_had_it_compile_before(rig: Rig) -> None:
+    """The driver keeps compiled statements, which SQLite runs again without asking its authorizer."""
+    write = "UPDATE post SET title = 'from the host'"
+
+    def refused(session: Session) -> None:
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            pooled(session).cursor().execute(write)
+
+    for _ in range(2):
+        await rig.run(lambda session: session.get_one(Post, 1))
+        await rig.write(lambda session: pooled_by_host(session).cursor().execute(write))
+        await rig.run(refused)
+
+
+def pooled_by_host(session: Session) -> Any:
+    return session.connection().connection.dbapi_connection
+
+
+@pytest.mark.parametrize("rig", HOSTS_FILES, indirect=True)
+async def test_sqlite_refuses_after_the_host_has_set_an_authorizer_of_its_own(rig: Rig) -> None:
+    def allow_everything(session: Session) -> None:
+        driver: Any = session.connection().connection.driver_connection
+        if hasattr(driver, "_execute"):
+            await_only(driver._execute(driver._conn.set_authorizer, None))
+        else:
+            driver.set_authorizer(None)
+
+    def refused(session: Session) -> None:
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            pooled(session).cursor().execute("UPDATE post SET title = 'changed'")
+
+    await rig.run(refused)
+    await rig.write(allow_everything)
+    await rig.run(refused)
+
+
+@pytest.mark.parametrize("rig", HOSTS_FILES, indirect=True)
+async def test_reading_again_on_the_hosts_sqlite_compiles_nothing_again(rig: Rig) -> None:
+    """An authorizer that is set makes SQLite compile its statements again, which costs more than all other guards."""
+    gates: list[object] = []
+
+    def read(session: Session) -> None:
+        gate = session.connection().info["araponga_infra.read_only_gate"]()
+        assert gate.is_closed
+        gates.append(gate)
+        session.get_one(Post, 1)
+
+    for _ in range(3):
+        await rig.run(read)
+    assert len(set(gates)) == 1
 
 
 @pytest.mark.parametrize("rig", [name for name in rigs.POSTGRESQL if "host" in name], indirect=True)

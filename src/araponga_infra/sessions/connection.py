@@ -6,8 +6,6 @@ which is more than the guards cost; and listeners for errors sit on the dialect,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from sqlalchemy import Connection
@@ -105,23 +103,29 @@ class ReadOnlyConnection(Connection):
 
     # Transactions and options
 
+    # SQLAlchemy asks for the driver's connection in these; nobody looks at what it gets.
+
     def _begin_impl(self, transaction: Any) -> None:
         engine = self.engine
         if engine.server.acts_at_begin:
             engine.server.begin(self, self.pooled, engine.is_own)
-        self._for_itself(super()._begin_impl, transaction)
-
-    def _rollback_impl(self) -> None:
-        self._for_itself(super()._rollback_impl)
-
-    def _commit_impl(self) -> None:
-        self._for_itself(super()._commit_impl)
-
-    def _for_itself(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """SQLAlchemy asks for the driver's connection in these; nobody looks at what it gets."""
         self._is_for_itself = True
         try:
-            return step(*arguments)
+            super()._begin_impl(transaction)
+        finally:
+            self._is_for_itself = False
+
+    def _rollback_impl(self) -> None:
+        self._is_for_itself = True
+        try:
+            super()._rollback_impl()
+        finally:
+            self._is_for_itself = False
+
+    def _commit_impl(self) -> None:
+        self._is_for_itself = True
+        try:
+            super()._commit_impl()
         finally:
             self._is_for_itself = False
 
@@ -133,7 +137,11 @@ class ReadOnlyConnection(Connection):
                 "or read without it",
                 layer="session",
             )
-        return self._for_itself(partial(super().execution_options, **options))
+        self._is_for_itself = True
+        try:
+            return super().execution_options(**options)
+        finally:
+            self._is_for_itself = False
 
     def _keeps_autocommit_read_only(self) -> bool:
         engine = self.engine

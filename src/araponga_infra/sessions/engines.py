@@ -39,7 +39,7 @@ class ReadOnlyEngine(OptionEngine):
         refuse_opening_options(execution_options)
         super().__init__(proxied, execution_options)
         self.family: Family = family_of(proxied.dialect)
-        self.server: Server = server_for(self.family, proxied.pool)
+        self.server: Server = server_for(proxied.dialect, proxied.pool)
         self.judge: Callable[[str], Verdict] = JUDGES[self.family]
         self.is_own = getattr(proxied, "is_own", False)
 
@@ -48,14 +48,14 @@ class ReadOnlyEngine(OptionEngine):
 
     def check_out(self) -> PoolProxiedConnection:
         """A connection of the pool that the database will not let write."""
-        checked_out = super().raw_connection()
+        checked_out = self._proxied.pool.connect()
         if not self.is_own:
             self._arm(checked_out)
         return checked_out
 
     def _arm(self, checked_out: PoolProxiedConnection) -> None:
         try:
-            undo = self.server.arm_for_checkout(self.dialect, checked_out.dbapi_connection)
+            undo = self.server.arm_for_checkout(self.dialect, checked_out)
         except BaseException:
             checked_out.close()
             raise
@@ -133,7 +133,7 @@ def is_in_memory(url: URL) -> bool:
 
 
 def _arm_engine(engine: Engine) -> ReadOnlyEngine:
-    server = server_for(family_of(engine.dialect), engine.pool)
+    server = server_for(engine.dialect, engine.pool)
     dialect = engine.dialect
 
     def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ made read-only while it is checked out, and given back as it was.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -15,7 +16,7 @@ from sqlalchemy.pool import Pool, PoolProxiedConnection, SingletonThreadPool, St
 
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.sessions.lexer import Family
-from araponga_infra.sessions.pragmas import authorize
+from araponga_infra.sessions.pragmas import Gate, authorize
 
 __all__ = [
     "MySQLServer",
@@ -57,7 +58,7 @@ class Server(Protocol):
         """Undo `arm`."""
         ...
 
-    def arm_for_checkout(self, dialect: Dialect, connection: Any, /) -> Undo | None:
+    def arm_for_checkout(self, dialect: Dialect, checked_out: PoolProxiedConnection, /) -> Undo | None:
         """Make the host's connection read-only until the returned function is called."""
         ...
 
@@ -94,10 +95,15 @@ def family_of(dialect: Dialect) -> Family:
         ) from None
 
 
-def server_for(family: Family, pool: Pool) -> Server:
-    """The server layer for connections of `pool`."""
+def server_for(dialect: Dialect, pool: Pool) -> Server:
+    """The server layer for connections of `pool`.
+
+    Raises:
+        InvalidArgumentError: as `family_of`.
+    """
+    family = family_of(dialect)
     if family is Family.POSTGRESQL:
-        return PostgreSQLServer()
+        return PostgreSQLServer(puts_off_begin=dialect.driver == "asyncpg")
     if family is Family.MYSQL:
         return MySQLServer()
     return SQLiteServer(is_shared=isinstance(pool, (StaticPool, SingletonThreadPool)))
@@ -113,10 +119,17 @@ _SETTING = "default_transaction_read_only"
 
 
 class PostgreSQLServer:
-    """Read-only as the connection's default, else READ ONLY in each BEGIN by the driver's own switch."""
+    """Read-only as the connection's default, else READ ONLY in each BEGIN by the driver's own switch.
+
+    Args:
+        puts_off_begin: SQLAlchemy's adapter sends BEGIN with its first statement, before which the raw driver would run
+            outside of the transaction.
+    """
 
     guards_each_statement = False
-    acts_at_begin = True
+
+    def __init__(self, *, puts_off_begin: bool) -> None:
+        self.acts_at_begin = puts_off_begin
 
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> Any:
         try:
@@ -135,7 +148,8 @@ class PostgreSQLServer:
     def disarm(self, dialect: Dialect, connection: Any) -> None:
         _set_readonly(dialect, connection, False)
 
-    def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
+    def arm_for_checkout(self, dialect: Dialect, checked_out: PoolProxiedConnection) -> Undo | None:
+        connection: Any = checked_out.dbapi_connection
         if _is_in_transaction(dialect.get_driver_connection(connection)):
             _run(connection, "SET TRANSACTION READ ONLY")
             return None
@@ -154,12 +168,11 @@ class PostgreSQLServer:
             connection.autocommit = True
 
     def begin(self, connection: Connection, pooled: PoolProxiedConnection, _is_own: bool) -> None:
-        """asyncpg's adapter would put off BEGIN until its first cursor, and the raw driver would run outside of it."""
-        start = getattr(pooled.dbapi_connection, "_start_transaction", None)
-        if start is None or _is_in_transaction(pooled.driver_connection):
+        if _is_in_transaction(pooled.driver_connection):
             return
+        adapter: Any = pooled.dbapi_connection
         try:
-            util.await_only(start())
+            util.await_only(adapter._start_transaction())
         except Exception as error:
             # As SQLAlchemy does for a BEGIN of its own: wrapped, and a lost connection is dropped from the pool.
             connection._handle_dbapi_exception(error, None, None, None, None)
@@ -190,6 +203,8 @@ def _set_readonly(dialect: Dialect, connection: Any, value: bool | None) -> None
 
 
 def _is_in_transaction(driver: Any) -> bool:
+    if hasattr(driver, "pgconn"):  # psycopg 3: its `info` costs twenty times as much
+        return bool(driver.pgconn.transaction_status)
     if hasattr(driver, "is_in_transaction"):
         return bool(driver.is_in_transaction())
     return bool(driver.info.transaction_status)
@@ -218,7 +233,7 @@ class MySQLServer:
     def disarm(self, _dialect: Dialect, connection: Any) -> None:
         _run(connection, "SET SESSION TRANSACTION READ WRITE")
 
-    def arm_for_checkout(self, _dialect: Dialect, _connection: Any) -> Undo | None:
+    def arm_for_checkout(self, _dialect: Dialect, _checked_out: PoolProxiedConnection) -> Undo | None:
         return None
 
     def begin(self, _connection: Connection, pooled: PoolProxiedConnection, is_own: bool) -> None:
@@ -241,6 +256,11 @@ def _run(connection: Any, statement: str) -> None:
         cursor.execute(statement)
     finally:
         cursor.close()
+
+
+_GATE = "araponga_infra.read_only_gate"
+"""In a pooled connection's `info`: a weak reference, so that only the connection itself keeps its gate alive. Once the
+host has set an authorizer of its own, there is no gate to be found any more, and the next checkout sets a new one."""
 
 
 class SQLiteServer:
@@ -266,11 +286,17 @@ class SQLiteServer:
     def disarm(self, dialect: Dialect, connection: Any) -> None:
         self._set_authorizer(dialect, connection, None)
 
-    def arm_for_checkout(self, dialect: Dialect, connection: Any) -> Undo | None:
+    def arm_for_checkout(self, dialect: Dialect, checked_out: PoolProxiedConnection) -> Undo | None:
         if self.guards_each_statement:
             return None
-        self.arm(dialect, connection)
-        return partial(self.disarm, dialect)
+        known = checked_out.info.get(_GATE)
+        gate: Gate | None = None if known is None else known()
+        if gate is None or gate.has_let_pass:
+            gate = Gate()
+            self._set_authorizer(dialect, checked_out.dbapi_connection, gate)
+            checked_out.info[_GATE] = weakref.ref(gate)
+        gate.is_closed = True
+        return gate.open
 
     def _set_authorizer(self, dialect: Dialect, connection: Any, callback: Callable[..., int] | None) -> None:
         driver = dialect.get_driver_connection(connection)
