@@ -1,12 +1,14 @@
 """What read-only sessions and replicas cost next to a plain session, and next to advanced-alchemy's routing.
 
-Run as `python -m benchmarks.sessions`; `--write` keeps the result in docs/benchmarks/sessions.md. Every figure comes
-from one run: in each round all modes take turns, and a figure is the mean of the quickest fifth of its rounds, so that
-what else the machine does falls out.
+Run as `python -m benchmarks.sessions`; `--write` keeps the result in docs/benchmarks/sessions.*. Every figure comes
+from one run, by the wall clock: in each of many short rounds all modes take turns, each round begins with another mode,
+garbage is collected before each turn, and a ratio is the median of the rounds' ratios, so that what else the machine
+does falls on all alike.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import statistics
@@ -20,16 +22,19 @@ from pathlib import Path
 import sqlalchemy
 from advanced_alchemy.config.routing import RoutingConfig
 from advanced_alchemy.routing import RoutingSyncSessionMaker
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from araponga_infra import ReadOnlySessionFactory, ReplicaSet
 from tests.servers import PostgresCluster, PostgresServer
 
-ROUNDS = 30
-SECONDS = 0.08
+ROUNDS, LONG_ROUNDS = 200, 50
+SECONDS = 0.02
+WARM_UP = 5
 ROWS = 10_000
+ONE = text("SELECT 1")
 Work = Callable[[], object]
+Results = dict[str, dict[str, dict[str, float]]]
 
 
 class Base(DeclarativeBase): ...
@@ -74,28 +79,39 @@ def create_only(make: Callable[[], Session]) -> Work:
     return work
 
 
-def seconds_of(work: Work) -> float:
-    """Seconds of one call, over enough calls to see it."""
-    done, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < SECONDS:
+def seconds_of(work: Work, calls: int) -> float:
+    """Seconds of one call. Rows that were loaded leave garbage, which is not to be collected at the next one's cost."""
+    gc.collect()
+    started = time.perf_counter()
+    for _ in range(calls):
         work()
-        done += 1
-    return elapsed / done
+    return (time.perf_counter() - started) / calls
 
 
-def compare(modes: dict[str, Work]) -> dict[str, dict[str, float]]:
+def compare(modes: dict[str, Work], *, rounds: int = ROUNDS) -> dict[str, dict[str, float]]:
     """The first mode is what the others are compared with."""
-    for work in modes.values():
-        work()
-    seen: dict[str, list[float]] = {name: [] for name in modes}
     names = list(modes)
-    for number in range(ROUNDS):
+    for work in modes.values():
+        seconds_of(work, WARM_UP)
+    gc.freeze()
+    calls = max(1, round(SECONDS / max(seconds_of(work, WARM_UP) for work in modes.values())))
+    seen: dict[str, list[float]] = {name: [] for name in modes}
+    for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            seen[name].append(seconds_of(modes[name]))
-    best = {name: statistics.mean(sorted(figures)[: ROUNDS // 5]) for name, figures in seen.items()}
-    plain = best[names[0]]
-    return {name: {"microseconds": figure * 1e6, "speed": plain / figure} for name, figure in best.items()}
+            seen[name].append(seconds_of(modes[name], calls))
+    gc.unfreeze()
+    return {name: _figures(seen[names[0]], taken) for name, taken in seen.items()}
+
+
+def _figures(plain: list[float], taken: list[float]) -> dict[str, float]:
+    speeds = sorted(one / other for one, other in zip(plain, taken, strict=True))
+    return {
+        "microseconds": statistics.median(taken) * 1e6,
+        "speed": statistics.median(speeds),
+        "lower_quartile": speeds[len(speeds) // 4],
+        "upper_quartile": speeds[-len(speeds) // 4],
+    }
 
 
 @contextmanager
@@ -107,19 +123,25 @@ def sessions(url: str) -> Iterator[dict[str, Callable[[], Session]]]:
     shared.dispose()
 
 
-def on_one_server(url: str) -> dict[str, dict[str, dict[str, float]]]:
-    works = {"get by key": get_by_key, f"load {ROWS:,} rows": load_rows, "session creation": create_only}
+def on_one_server(url: str) -> Results:
+    works = {
+        "get by key": (get_by_key, ROUNDS),
+        f"load {ROWS:,} rows": (load_rows, LONG_ROUNDS),
+        "session creation": (create_only, ROUNDS),
+    }
     with sessions(url) as makers:
         return {
-            title: compare({name: work(make) for name, make in makers.items()})
-            for title, work in works.items()
-        }  # fmt: skip
+            title: compare({name: work(make) for name, make in makers.items()}, rounds=rounds)
+            for title, (work, rounds) in works.items()
+        }
 
 
 def on_the_pair(primary: str, standby: str) -> dict[str, dict[str, float]]:
     plain = create_engine(standby)
     routed = RoutingSyncSessionMaker(RoutingConfig(primary_connection_string=primary, read_replicas=[standby]))
     with ReplicaSet(primary, [standby], max_wait=5) as replicas:
+        with replicas.write.begin() as session:
+            session.execute(update(Post).where(Post.id == 77).values(body="written"))
         token = replicas.write_token()
 
         def read(make: Callable[[], object]) -> Work:
@@ -129,13 +151,9 @@ def on_the_pair(primary: str, standby: str) -> dict[str, dict[str, float]]:
 
             return work
 
-        def unseen_token() -> None:
-            with replicas.read(after=replicas.write_token()) as session:
-                session.get_one(Post, 77)
-
-        def two_round_trips() -> None:
-            replicas.write_token()
-            with replicas.read() as session:
+        def one_more_round_trip() -> None:
+            with Session(plain) as session:
+                session.execute(ONE)
                 session.get_one(Post, 77)
 
         figures = compare(
@@ -144,8 +162,7 @@ def on_the_pair(primary: str, standby: str) -> dict[str, dict[str, float]]:
                 "replicas.read()": read(replicas.read),
                 "replicas.read(after=token)": read(lambda: replicas.read(after=token)),
                 "advanced-alchemy routing": read(routed),
-                "write_token(), then read()": two_round_trips,
-                "write_token(), then read(after=it)": unseen_token,
+                "plain session and one more round trip": one_more_round_trip,
             }
         )
     routed.close_all()
@@ -154,8 +171,45 @@ def on_the_pair(primary: str, standby: str) -> dict[str, dict[str, float]]:
 
 
 def table(figures: dict[str, dict[str, float]]) -> list[str]:
-    lines = ["| mode | us | speed, plain = 1 |", "|-|-:|-:|"]
-    return lines + [f"| {name} | {row['microseconds']:,.1f} | {row['speed']:.2f} |" for name, row in figures.items()]
+    lines = ["| mode | us | speed, plain = 1 | middle half of the rounds |", "|-|-:|-:|-|"]
+    return lines + [
+        f"| {name} | {row['microseconds']:,.1f} | {row['speed']:.2f} "
+        f"| {row['lower_quartile']:.2f} to {row['upper_quartile']:.2f} |"
+        for name, row in figures.items()
+    ]
+
+
+def report(results: Results) -> str:
+    tables = [line for title, figures in results.items() for line in (f"\n## {title}\n", *table(figures))]
+    return (
+        "# What read-only sessions and replicas cost\n\n"
+        f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, psycopg 3, {platform.machine()}, "
+        "PostgreSQL over loopback; one run of `python -m benchmarks.sessions --write`, by the wall clock.\n\n"
+        "In each round all modes take turns, and each round begins with another one. Speed is the median of the ratios "
+        f"to the plain session of the same round, over {ROUNDS} rounds ({LONG_ROUNDS} of loading): 0.90 is 10 % slower. "
+        "The microseconds are medians, too.\n\n"
+        "![speed next to a plain session](sessions.svg)\n" + "\n".join(tables) + "\n"
+    )
+
+
+def plot(results: Results) -> str:
+    """A bar per mode, as an SVG that needs no library."""
+    bar, left, width = 22, 300, 300
+    drawn: list[str] = []
+    for title, figures in results.items():
+        top = len(drawn) * bar
+        drawn.append(f'<text x="8" y="{top + 16}" font-weight="bold">{title}</text>')
+        for name, row in figures.items():
+            top = len(drawn) * bar
+            end = left + row["speed"] * width
+            drawn.append(
+                f'<text x="{left - 8}" y="{top + 16}" text-anchor="end">{name}</text>'
+                f'<rect x="{left}" y="{top + 3}" width="{end - left:.0f}" height="16" fill="#4a7c59"/>'
+                f'<text x="{end + 6:.0f}" y="{top + 16}">{row["speed"]:.2f}</text>'
+            )
+    size = f'width="{left + width + 90}" height="{len(drawn) * bar + 8}"'
+    style = 'font-family="sans-serif" font-size="12"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(drawn)}</svg>\n'
 
 
 def main() -> None:
@@ -177,19 +231,13 @@ def main() -> None:
             for title, figures in on_one_server(url).items()
         }
         results["Primary and standby: get by key"] = on_the_pair(postgresql, standby)
-    parts = [line for title, figures in results.items() for line in (f"\n## {title}\n", *table(figures))]
-    page = (
-        "# What read-only sessions and replicas cost\n\n"
-        f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, psycopg 3, {platform.machine()}; "
-        f"the quickest fifth of {ROUNDS} rounds. Speed is the ratio to the plain session of the same run: 0.90 is 10 % "
-        "slower. "
-        "`python -m benchmarks.sessions --write` writes this page.\n" + "\n".join(parts) + "\n"
-    )
+    page = report(results)
     print(page)
     if "--write" in sys.argv:
         folder = Path(__file__).parents[1] / "docs" / "benchmarks"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "sessions.md").write_text(page, encoding="utf-8")
+        (folder / "sessions.svg").write_text(plot(results), encoding="utf-8")
         (folder / "sessions.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
