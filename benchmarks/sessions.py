@@ -186,8 +186,8 @@ def report(results: Results) -> str:
         f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}, psycopg 3, {platform.machine()}, "
         "PostgreSQL over loopback; one run of `python -m benchmarks.sessions --write`, by the wall clock.\n\n"
         "In each round all modes take turns, and each round begins with another one. Speed is the median, over "
-        f"{ROUNDS} rounds ({LONG_ROUNDS} of loading), of the ratio to the plain session of the same round: 0.90 is 10 % "
-        "slower. The microseconds are medians, too.\n\n"
+        f"{ROUNDS} rounds ({LONG_ROUNDS} of loading), of the ratio to the plain session of the same round: 0.90 is "
+        "10 % slower. The microseconds are medians, too.\n\n"
         "![speed next to a plain session](sessions.svg)\n" + "\n".join(tables) + "\n"
     )
 
