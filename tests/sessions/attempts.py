@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg.sql
 from sqlalchemy import (
     Column,
     Integer,
@@ -236,6 +237,8 @@ SQLITE_ONLY: dict[str, Attempt] = {
         "CREATE TRIGGER t AFTER INSERT ON post BEGIN SELECT 1; END",
     )
 }
+
+
 SQLITE_RAW: dict[str, Attempt] = {
     f"raw: {sql}": raw_cursor(sql)
     for sql in (
@@ -269,6 +272,9 @@ POSTGRESQL_TEXTS = (
     "EXPLAIN ANALYZE UPDATE post SET title = 'changed'",
     "EXPLAIN (COSTS, ANALYZE TRUE) DELETE FROM comment",
     "EXPLAIN ANALYSE DELETE FROM comment",
+    "EXPLAIN (ANALYZE off, ANALYZE) SELECT pg_notify('a', 'b')",
+    "EXPLAIN (\"analyze\") SELECT pg_notify('a', 'b')",
+    "EXPLAIN (U&\"\\0061nalyze\") SELECT pg_notify('a', 'b')",
     "SELECT * INTO copy FROM post",
     "SELECT id INTO TEMP copy FROM post",
     "SELECT rename_all()",
@@ -278,6 +284,9 @@ POSTGRESQL_TEXTS = (
     "SELECT '\\'; DELETE FROM comment; --'",
     "/* a /* b */ */ DELETE FROM comment",
     "SELECT 1 /* /* */ ; DELETE FROM comment */ */; DELETE FROM comment",
+    "SELECT E'a'\n'b\\', '; COMMIT; DELETE FROM comment; --'",
+    "SELECT e'a' -- '\n  'b\\', ' || pg_notify('a', 'b') || '--'",
+    "SELECT 1 AS as INTO TEMP copy",
     "TRUNCATE comment",
     "SET TRANSACTION READ WRITE",
     "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
@@ -295,6 +304,12 @@ POSTGRESQL_TEXTS = (
     "SELECT lo_from_bytea(0, 'x')",
     "SELECT pg_logical_emit_message(false, 'a', 'b')",
     "SELECT query_to_xml('SELECT pg_notify(''a'', ''b'')', true, true, '')",
+    "SELECT query_to_xml(E'SELECT pg\\x5fnotify(''a'', ''b'')', true, true, '')",
+    "SELECT query_to_xml(U&'SELECT pg\\005fnotify(''a'', ''b'')', true, true, '')",
+    "SELECT query_to_xml('SELECT pg_no' || 'tify(''a'', ''b'')', true, true, '')",
+    "SELECT query_to_xml('SELECT pg_no'\n'tify(''a'', ''b'')', true, true, '')",
+    "SELECT * FROM crosstab('SELECT 1', 'SELECT pg_notify(''a'', ''b'')') AS t(a int)",
+    "SELECT ts_rewrite('a', 'SELECT ''a''::tsquery, ''b''::tsquery FROM pg_notify(''a'', ''b'')')",
     "LISTEN a",
     "NOTIFY a, 'b'",
     "UNLISTEN *",
@@ -379,6 +394,121 @@ def _driver_execute(session: Session) -> None:
     elif hasattr(outcome, "__await__"):
         await_only(outcome)
 
+
+def _awaited(outcome: Any) -> None:
+    if hasattr(outcome, "__await__"):
+        await_only(outcome)
+
+
+def _driver(session: Session) -> Any:
+    return session.connection().connection.driver_connection
+
+
+def _call(name: str, *arguments: Any, **options: Any) -> Attempt:
+    """A method of the driver's connection."""
+
+    def attempt(session: Session) -> None:
+        _awaited(getattr(_driver(session), name)(*arguments, **options))
+
+    return attempt
+
+
+def _after_ending(end: str) -> Attempt:
+    """The driver's own execute, once the transaction that was made read-only is over."""
+
+    def attempt(session: Session) -> None:
+        connection: Any = session.connection().connection
+        driver = connection.driver_connection
+        getattr(connection, end)()
+        _awaited((driver if hasattr(driver, "execute") else driver.cursor()).execute("SELECT rename_all()"))
+
+    return attempt
+
+
+def _transaction_of_the_driver(session: Session) -> None:
+    connection: Any = session.connection().connection
+    driver = connection.driver_connection
+    connection.rollback()
+    await_only(driver.transaction().start())
+    await_only(driver.execute("SELECT rename_all()"))
+
+
+def _through_the_cursor(session: Session) -> None:
+    connection: Any = session.connection().connection.cursor().connection
+    (connection if hasattr(connection, "execute") else connection.cursor()).execute("UPDATE post SET title = 'changed'")
+
+
+def _callproc(session: Session) -> None:
+    session.connection().connection.cursor().callproc("pg_notify", ["a", "b"])
+
+
+def _composed(session: Session) -> None:
+    session.connection().connection.cursor().execute(psycopg.sql.SQL("COMMIT; UPDATE post SET title = 'changed'"))
+
+
+def _by_engine_option(**options: Any) -> Attempt:
+    def attempt(session: Session) -> None:
+        bind: Any = session.get_bind()
+        with bind.execution_options(**options).connect() as connection:
+            connection.execute(text("SELECT rename_all()"))
+            connection.commit()
+
+    return attempt
+
+
+def _opened_by_a_function(session: Session) -> None:
+    session.execute(text("SELECT open_up()"))
+    session.commit()
+    session.execute(text("SELECT rename_all()"))
+
+
+def _cursor_in_bytes(session: Session) -> None:
+    session.connection().connection.cursor().execute(b"COMMIT; UPDATE post SET title = 'changed'")
+
+
+def _cursor_by_keyword(session: Session) -> None:
+    cursor: Any = session.connection().connection.cursor()
+    name = "operation" if session.get_bind().dialect.driver == "asyncpg" else "query"
+    cursor.execute(**{name: "COMMIT; UPDATE post SET title = 'changed'"})
+
+
+POSTGRESQL_OPENED: dict[str, Attempt] = {
+    "raw: in bytes": _cursor_in_bytes,
+    "raw: by keyword": _cursor_by_keyword,
+    "raw: after its ROLLBACK": _after_ending("rollback"),
+    "raw: after its COMMIT": _after_ending("commit"),
+    "engine option AUTOCOMMIT": _by_engine_option(isolation_level="AUTOCOMMIT"),
+    "a function that opens what follows": _opened_by_a_function,
+}
+_PSYCOPG: dict[str, Attempt] = {
+    "raw: composed": _composed,
+    "raw: by keyword, on the driver's connection": _call("execute", query="UPDATE post SET title = 'changed'"),
+    "raw: set_autocommit": _call("set_autocommit", True),
+    "raw: set_read_only": _call("set_read_only", False),
+    "raw: pgconn": lambda session: _driver(session).pgconn.exec_(b"UPDATE post SET title = 'changed'"),
+}
+OPENED_BY_DRIVER: dict[str, dict[str, Attempt]] = {
+    "psycopg": {"raw: the connection of a cursor": _through_the_cursor, **_PSYCOPG},
+    "async psycopg": _PSYCOPG,
+    "psycopg2": {
+        "raw: the connection of a cursor": _through_the_cursor,
+        "raw: set_isolation_level": _call("set_isolation_level", 0),
+        "raw: reset": _call("reset"),
+        "raw: callproc": _callproc,
+    },
+    "asyncpg": {
+        "raw: by keyword, on the driver's connection": _call("execute", query="UPDATE post SET title = 'changed'"),
+        "raw: a transaction of the driver": _transaction_of_the_driver,
+        "raw: reset": _call("reset"),
+    },
+    "pysqlite": {
+        "raw: blobopen": _call("blobopen", "post", "title", 1),
+        "raw: deserialize": _call("deserialize", b""),
+        "raw: the connection of a cursor": _through_the_cursor,
+    },
+    "aiosqlite": {"raw: execute_fetchall": _call("execute_fetchall", "UPDATE post SET title = 'changed'")},
+}
+"""Ways that one driver has and others do not."""
 
 POSTGRESQL_RAW: dict[str, Attempt] = {
     "raw: COPY on the driver's connection": _driver_copy,

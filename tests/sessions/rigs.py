@@ -40,6 +40,7 @@ POSTGRESQL_ONLY = (
     "CREATE SEQUENCE counter",
     "CREATE FUNCTION rename_all() RETURNS int LANGUAGE sql AS $$ UPDATE post SET title = 'changed'; SELECT 1 $$",
     "CREATE FUNCTION count_posts() RETURNS bigint LANGUAGE sql STABLE AS $$ SELECT count(*) FROM post $$",
+    "CREATE FUNCTION open_up() RETURNS int LANGUAGE sql AS $$ SET default_transaction_read_only = off; SELECT 1 $$",
     "CREATE PROCEDURE tidy() LANGUAGE sql AS $$ DELETE FROM post $$",
     "CREATE VIEW titles AS SELECT title FROM post",
 )

@@ -60,6 +60,12 @@ def raw_attempts(rig: Rig) -> dict[str, attempts.Attempt]:
     return lasting
 
 
+def opened_by_driver(rig: Rig) -> dict[str, attempts.Attempt]:
+    dialect = rig.plain_engine.dialect
+    name = f"async {dialect.driver}" if dialect.is_async and dialect.driver == "psycopg" else dialect.driver
+    return attempts.OPENED_BY_DRIVER[name]
+
+
 async def assert_an_ordinary_session_writes(rig: Rig) -> None:
     def work(session: Session) -> None:
         session.get_one(rigs.Post, 1).title = "edited"
@@ -77,7 +83,7 @@ async def test_every_way_to_write_is_refused_on_sqlite(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     await assert_all_refused(sqlite, attempts.UNIT_OF_WORK, attempts.STATEMENTS, attempts.SQLITE_ONLY)
-    await assert_all_refused(sqlite, attempts.SQLITE_RAW, raw_attempts(sqlite))
+    await assert_all_refused(sqlite, attempts.SQLITE_RAW, raw_attempts(sqlite), opened_by_driver(sqlite))
     assert not (tmp_path / "other.db").exists()
     assert not (tmp_path / "copy.db").exists()
     await assert_an_ordinary_session_writes(sqlite)
@@ -85,5 +91,6 @@ async def test_every_way_to_write_is_refused_on_sqlite(
 
 async def test_every_way_to_write_is_refused_on_postgresql(postgresql: Rig) -> None:
     await assert_all_refused(postgresql, attempts.UNIT_OF_WORK, attempts.STATEMENTS, attempts.POSTGRESQL_ONLY)
-    await assert_all_refused(postgresql, attempts.RAW, attempts.POSTGRESQL_RAW)
+    await assert_all_refused(postgresql, attempts.RAW, attempts.POSTGRESQL_RAW, attempts.POSTGRESQL_OPENED)
+    await assert_all_refused(postgresql, opened_by_driver(postgresql))
     await assert_an_ordinary_session_writes(postgresql)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Engine, create_engine, event, inspect, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, selectinload
@@ -26,7 +26,7 @@ from araponga_infra.sessions import (
     ReadOnlySessionFactory,
     ReadOnlyViolationError,
 )  # fmt: skip
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import PostgresDatabase, PostgresServer
 from tests.sessions import attempts, rigs
 from tests.sessions.rigs import Comment, Post, Rig
 
@@ -152,6 +152,99 @@ async def test_sqlite_itself_refuses_what_gets_past_the_text(rig: Rig) -> None:
             connection.pooled.dbapi_connection.cursor().execute("UPDATE post SET title = 'changed'")
 
     await rig.run(read)
+
+
+async def test_a_connection_of_another_engine_is_guarded(rig: Rig) -> None:
+    def read(session: Session) -> None:
+        connection = session.connection(bind_arguments={"bind": rig.plain_engine})
+        with pytest.raises(ReadOnlyViolationError):
+            connection.execute(text("UPDATE post SET title = 'changed'"))
+
+    await rig.run(read)
+    assert await rigs.content(rig) == rigs.CONTENT
+
+
+async def test_the_isolation_level_can_be_asked_for_and_set(rig: Rig) -> None:
+    def read(session: Session) -> str:
+        connection = session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        return connection.get_isolation_level()
+
+    assert await rig.run(read) == "SERIALIZABLE"
+
+
+async def test_tables_can_be_inspected(rig: Rig) -> None:
+    def read(session: Session) -> Any:
+        inspector = inspect(session.connection())
+        columns = [column["name"] for column in inspector.get_columns("post")]
+        return sorted(inspector.get_table_names()), columns, len(inspector.get_foreign_keys("comment"))
+
+    assert await rig.run(read) == (["comment", "post"], ["id", "title"], 1)
+
+
+async def test_the_drivers_own_reads_pass(rig: Rig) -> None:
+    def read(session: Session) -> Any:
+        cursor = session.connection().connection.cursor()
+        cursor.execute("SELECT title FROM post ORDER BY id")
+        return [tuple(row) for row in cursor.fetchall()]
+
+    assert await rig.run(read) == [("first",), ("second",)]
+
+
+@pytest.mark.parametrize("rig", [name for name in rigs.POSTGRESQL if "host" in name], indirect=True)
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ"])
+async def test_an_engine_of_the_host_with_a_level_of_its_own_is_read(rig: Rig, level: str) -> None:
+    """A replica's engine often is in AUTOCOMMIT; its connections are, again, once they are given back."""
+    if isinstance(rig, rigs.AsyncRig):
+        leveled = rig.async_engine.execution_options(isolation_level=level)
+        async with AsyncReadOnlySessionFactory(leveled)() as session:
+            await session.run_sync(read_and_be_refused)
+    else:
+        with ReadOnlySessionFactory(rig.plain_engine.execution_options(isolation_level=level))() as reading:
+            read_and_be_refused(reading)
+    await rig.write(lambda session: session.execute(text("UPDATE post SET title = 'edited' WHERE id = 1")))
+    assert (await rigs.content(rig))[0] == (1, "edited")
+
+
+def read_and_be_refused(session: Session) -> None:
+    assert session.get_one(Post, 1).title == "first"
+    with pytest.raises(ReadOnlyViolationError):
+        session.execute(text("SELECT rename_all()"))
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("by_engine", [False, True])
+async def test_an_engine_made_in_autocommit_is_read_and_stays_so(
+    postgres_database: PostgresDatabase, driver: str, by_engine: bool
+) -> None:
+    kind: Any = rigs.AsyncRig if driver == "asyncpg" else Rig
+    filling = kind(postgres_database.url(driver))
+    await rigs.fill(filling, rigs.POSTGRESQL_ONLY)
+    await filling.close()
+    rig = kind(postgres_database.url(driver), by_engine=by_engine, isolation_level="AUTOCOMMIT", pool_size=1)
+    await rig.run(read_and_be_refused)
+    update = text("UPDATE post SET title = 'edited' WHERE id = 1")
+    if kind is Rig:
+        with rig.plain_engine.connect() as connection:
+            connection.execute(update)
+    else:
+        async with rig.async_engine.connect() as connection:
+            await connection.execute(update)
+    assert (await rigs.content(rig))[0] == (1, "edited")
+    await rig.close()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+@pytest.mark.parametrize("by_engine", [False, True])
+async def test_a_server_that_cuts_strings_otherwise_is_refused(
+    postgres_database: PostgresDatabase, driver: str, by_engine: bool
+) -> None:
+    """There a backslash hides the quote that ends a string, where the statement layer sees it end."""
+    postgres_database.execute(f"ALTER DATABASE {postgres_database.name} SET standard_conforming_strings = off")
+    kind: Any = rigs.AsyncRig if driver == "asyncpg" else Rig
+    rig = kind(postgres_database.url(driver), by_engine=by_engine)
+    with pytest.raises(InvalidArgumentError, match="standard_conforming_strings is off"):
+        await rig.run(lambda session: session.scalar(text("SELECT 1")))
+    await rig.close()
 
 
 def pooled(session: Session) -> Any:

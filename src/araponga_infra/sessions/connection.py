@@ -41,8 +41,12 @@ class ReadOnlyConnection(Connection):
     engine: ReadOnlyEngine  # pyright: ignore[reportIncompatibleVariableOverride] - the only one that makes these
 
     def __init__(self, engine: Any, connection: PoolProxiedConnection | None = None, **options: Any) -> None:
-        self._is_for_itself = False
+        # An engine's own options are set on the driver in here; they may open what was guarded at checkout.
+        self._is_for_itself = is_opened = bool(engine._execution_options)
         super().__init__(engine, connection=_checked_out(engine) if connection is None else connection, **options)
+        if is_opened:
+            self._is_for_itself = False
+            engine.guard_again(self.pooled)
 
     # The driver
 

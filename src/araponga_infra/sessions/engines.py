@@ -62,6 +62,12 @@ class ReadOnlyEngine(OptionEngine):
         if undo is not None:
             at_checkin(checked_out, undo)
 
+    def guard_again(self, checked_out: PoolProxiedConnection) -> None:
+        """Take back what an option of the engine has set on the driver: AUTOCOMMIT, READ WRITE."""
+        connection = checked_out.dbapi_connection
+        if not self.is_own or not self.server.keeps_autocommit_read_only(self.dialect, connection):
+            self.server.arm_for_checkout(self.dialect, checked_out)
+
     def has_answered(self) -> None:
         """A statement was answered."""
 

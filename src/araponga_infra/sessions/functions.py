@@ -11,7 +11,7 @@ import re
 
 from araponga_infra.sessions.lexer import Family
 
-__all__ = ["is_denied", "runs_its_argument"]
+__all__ = ["is_denied", "places_of_sql"]
 
 _POSTGRESQL = re.compile(
     r"""
@@ -30,14 +30,17 @@ _POSTGRESQL = re.compile(
     | pg_logical_slot_get_.* | pg_logical_emit_message | pg_replication_origin_(?!progress|oid|session_is_setup).*
     | pg_stat_reset.* | pg_stat_statements_reset | pg_stat_force_next_flush
     | pg_import_system_collations | pg_(restore|clear)_(relation|attribute)_stats
-    | brin_(summarize|desummarize)_.* | gin_clean_pending_list
+    | brin_(summarize|desummarize)_.* | gin_clean_pending_list | connectby | ts_rewrite
+    | pg_truncate_visibility_map | heap_force_(kill|freeze) | autoprewarm_.* | pg_buffercache_evict.*
+    | pg_nextoid | pg_stop_making_pinned_objects | pg_background_launch
     """,
     re.VERBOSE,
 )
 _SQLITE = re.compile(r"load_extension | writefile | edit | fts3_tokenizer | sqlcipher_export", re.VERBOSE)
 _MYSQL = re.compile(r"get_lock | release_lock | release_all_locks | nextval | setval | sys_(exec|eval|set)", re.VERBOSE)
 
-_RUNS_SQL = re.compile(r"query_to_xml(schema|_and_xmlschema)? | ts_stat | crosstab[0-9]* | crosstab_hash", re.VERBOSE)
+_RUNS_FIRST = re.compile(r"query_to_xml(schema|_and_xmlschema)? | ts_stat | crosstab[0-9]* | crosstab_hash", re.VERBOSE)
+_RUNS_SECOND = re.compile(r"crosstab[0-9]* | crosstab_hash", re.VERBOSE)
 
 _DENIED = {Family.POSTGRESQL: _POSTGRESQL, Family.SQLITE: _SQLITE, Family.MYSQL: _MYSQL}
 
@@ -47,6 +50,8 @@ def is_denied(function: str, family: Family) -> bool:
     return _DENIED[family].fullmatch(function) is not None
 
 
-def runs_its_argument(function: str, family: Family) -> bool:
-    """Whether `function` takes SQL as a string and runs it, so that the string must be judged as well."""
-    return family is Family.POSTGRESQL and _RUNS_SQL.fullmatch(function) is not None
+def places_of_sql(function: str, family: Family) -> tuple[int, ...]:
+    """Which arguments of `function` are SQL in a string that it runs, so that the string must be judged as well."""
+    if family is not Family.POSTGRESQL or not _RUNS_FIRST.fullmatch(function):
+        return ()
+    return (0, 1) if _RUNS_SECOND.fullmatch(function) else (0,)

@@ -37,6 +37,8 @@ _WORD = rf"(?P<word>[A-Za-z_{_BEYOND_ASCII}][A-Za-z0-9_${_BEYOND_ASCII}]*)"
 _DOUBLE_QUOTED_NAME = r'"(?P<name>(?:[^"]|"")*)"'
 _PLAIN_STRING = r"'(?P<string>(?:[^']|'')*)'"
 _MARK = r"(?P<mark>.)"
+_CONTINUED = r"[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*[\n\r])*"
+_ESCAPED = r"'(?:[^'\\]|\\.|'')*'"
 
 _PATTERNS = {
     Family.POSTGRESQL: re.compile(
@@ -44,7 +46,7 @@ _PATTERNS = {
             (
                 r"(?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)",
                 r"(?P<comment>/\*)",
-                r"[eE]'(?P<escaped>(?:[^'\\]|\\.|'')*)'",
+                rf"[eE](?P<escaped>{_ESCAPED}(?:{_CONTINUED}{_ESCAPED})*)",
                 r'(?P<unicode>[uU]&"(?:[^"]|"")*")',
                 rf"(?:[uU]&|[bBxXnN])?{_PLAIN_STRING}",
                 rf"\$(?P<tag>(?:[A-Za-z_{_BEYOND_ASCII}][A-Za-z0-9_{_BEYOND_ASCII}]*)?)\$(?P<dollar>.*?)\$(?P=tag)\$",

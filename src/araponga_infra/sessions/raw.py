@@ -6,7 +6,7 @@ SQLAlchemy's own execution does not come through here, only a caller who asks a 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy.pool import PoolProxiedConnection
@@ -20,11 +20,19 @@ __all__ = ["guarded_driver", "refusal_by_server", "refusal_of", "unguarded"]
 
 _TAKE_SQL = frozenset(
     (
-        "execute", "executemany", "executescript", "fetch", "fetchrow", "fetchval", "fetchmany", "prepare", "stream",
-        "copy", "copy_expert", "copy_from_query", "cursor",
+        "execute", "executemany", "executescript", "execute_insert", "execute_fetchall", "fetch", "fetchrow",
+        "fetchval", "fetchmany", "prepare", "stream", "copy", "copy_expert", "copy_from_query", "cursor",
     )
 )  # fmt: skip
-_OPEN_IT = frozenset(("lobject", "set_session", "set_authorizer", "add_listener", "enable_load_extension"))
+_NAMES_OF_SQL = ("query", "sql", "operation", "statement", "command")
+_OPEN_IT = frozenset(
+    (
+        "lobject", "set_session", "set_autocommit", "set_read_only", "set_isolation_level", "reset", "pgconn",
+        "callproc", "set_authorizer", "add_listener", "enable_load_extension", "load_extension", "deserialize",
+        "setconfig",
+    )
+)  # fmt: skip
+_NEED_THE_TRANSACTION = _TAKE_SQL | {"transaction", "copy_records_to_table", "copy_to_table"}
 _SET_TO_OPEN = frozenset(("autocommit", "read_only", "readonly"))
 
 
@@ -44,6 +52,17 @@ def refusal_by_server(error: BaseException) -> ReadOnlyViolationError:
     return ReadOnlyViolationError(
         f"refused by the database, nothing was written: {first_line}. Use a session that may write", layer="server"
     )
+
+
+def _is_handle(value: object) -> bool:
+    return any(hasattr(value, name) for name in ("__enter__", "__aenter__", "execute", "fetchone", "cursor"))
+
+
+def _driver_of(target: Any) -> Any:
+    """The driver's own connection behind a pooled connection, an adapter or a cursor."""
+    for name in ("dbapi_connection", "driver_connection", "connection"):
+        target = getattr(target, name, target)
+    return target
 
 
 def guarded_driver(pooled: PoolProxiedConnection, family: Family, server: Server) -> PoolProxiedConnection:
@@ -81,9 +100,11 @@ class _Guarded:
         if name in _OPEN_IT:
             raise ReadOnlyViolationError(f"{name}() of the driver could open a read-only session", layer="session")
         value = getattr(self._target, name)
-        if callable(value) and not isinstance(value, type):
-            return self._guarded_call(name, value)
-        return self._follow(value) if name in ("dbapi_connection", "driver_connection") else value
+        if isinstance(value, type):
+            return value
+        if _is_handle(value):
+            return self._follow(value)
+        return self._guarded_call(name, value) if callable(value) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SET_TO_OPEN:
@@ -92,19 +113,46 @@ class _Guarded:
 
     def _guarded_call(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(*arguments: Any, **options: Any) -> Any:
-            if name in _TAKE_SQL and arguments and isinstance(arguments[0], str):
-                self._judge(name, arguments[0])
+            if name in _NEED_THE_TRANSACTION:
+                self._check_transaction(name)
+            if name in _TAKE_SQL:
+                self._judge(name, arguments, options)
+            if name == "blobopen" and options.get("readonly") is not True:
+                raise ReadOnlyViolationError("blobopen() without readonly=True could write", layer="session")
             return self._follow(self._translated(call, *arguments, **options))
 
         return guarded
 
-    def _judge(self, name: str, statement: str) -> None:
-        # psycopg's cursor takes a name for a server-side cursor where asyncpg's takes a query.
-        if name == "cursor" and statement.isidentifier():
+    def _check_transaction(self, name: str) -> None:
+        if self._server.has_left_its_guard(self._target):
+            raise ReadOnlyViolationError(
+                f"{name}() of the driver after COMMIT or ROLLBACK would run outside of the read-only transaction: "
+                "ask the session for its connection again",
+                layer="session",
+            )
+
+    def _judge(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        given = arguments[0] if arguments else next((options[key] for key in _NAMES_OF_SQL if key in options), None)
+        statement = self._text_of(given)
+        # A cursor takes nothing, its class, or a name for one on the server; only asyncpg's takes a query.
+        if name == "cursor" and (statement is None or statement.isidentifier()):
             return
+        if statement is None:
+            raise ReadOnlyViolationError(
+                f"{name}() of the driver got a {type(given).__name__}: pass the statement as text, which can be judged",
+                layer="statement",
+            )
         refusal = refusal_of(statement, self._family)
         if refusal is not None:
             raise refusal
+
+    def _text_of(self, given: object) -> str | None:
+        """psycopg takes bytes and composed statements, too."""
+        if isinstance(given, bytes):
+            return given.decode("utf-8", "surrogateescape")
+        if hasattr(given, "as_string"):
+            return str(given.as_string(_driver_of(self._target)))
+        return given if isinstance(given, str) else None
 
     def _translated(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
@@ -122,8 +170,7 @@ class _Guarded:
             return None
         if inspect.iscoroutine(result):
             return self._awaited(result)
-        is_handle = any(hasattr(result, name) for name in ("__enter__", "__aenter__", "execute", "fetchone", "cursor"))
-        return _Guarded(result, self._family, self._server) if is_handle else result
+        return _Guarded(result, self._family, self._server) if _is_handle(result) else result
 
     async def _awaited(self, result: Awaitable[Any]) -> Any:
         try:

@@ -66,6 +66,10 @@ class Server(Protocol):
         """What a transaction needs at its beginning."""
         ...
 
+    def has_left_its_guard(self, driver: Any, /) -> bool:
+        """Whether the driver's own connection would run a statement outside of what keeps it read-only."""
+        ...
+
     def keeps_autocommit_read_only(self, dialect: Dialect, connection: Any, /) -> bool:
         """Whether statements outside of a transaction are refused as well."""
         ...
@@ -115,6 +119,7 @@ def sqlstate_of(error: BaseException) -> str:
 
 
 _READ_ONLY_TRANSACTION = "25006"
+_STRINGS = "standard_conforming_strings"
 _SETTING = "default_transaction_read_only"
 
 
@@ -128,8 +133,10 @@ class PostgreSQLServer:
 
     guards_each_statement = False
 
+    acts_at_begin = True
+
     def __init__(self, *, puts_off_begin: bool) -> None:
-        self.acts_at_begin = puts_off_begin
+        self._puts_off_begin = puts_off_begin
 
     def connect(self, dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> Any:
         try:
@@ -141,6 +148,7 @@ class PostgreSQLServer:
         return dialect.connect(*arguments, **options)
 
     def arm(self, dialect: Dialect, connection: Any) -> None:
+        _refuse_other_strings(dialect.get_driver_connection(connection))
         # READ ONLY in each BEGIN costs a tenth of a short read, so it is for where the default did not get through.
         if not self.keeps_autocommit_read_only(dialect, connection):
             _set_readonly(dialect, connection, True)
@@ -150,13 +158,15 @@ class PostgreSQLServer:
 
     def arm_for_checkout(self, dialect: Dialect, checked_out: PoolProxiedConnection) -> Undo | None:
         connection: Any = checked_out.dbapi_connection
-        if _is_in_transaction(dialect.get_driver_connection(connection)):
+        driver = dialect.get_driver_connection(connection)
+        _refuse_other_strings(driver)
+        if _is_in_transaction(driver):
             _run(connection, "SET TRANSACTION READ ONLY")
             return None
         before = dialect.get_readonly(connection)  # type: ignore[attr-defined]
         was_autocommit = bool(connection.autocommit)
         if was_autocommit:
-            connection.autocommit = False
+            _leave_autocommit(dialect, connection)
         _set_readonly(dialect, connection, True)
         return partial(self._disarm, dialect, before, was_autocommit)
 
@@ -165,10 +175,16 @@ class PostgreSQLServer:
             connection.rollback()
         _set_readonly(dialect, connection, before)
         if was_autocommit:
-            connection.autocommit = True
+            dialect.set_isolation_level(connection, "AUTOCOMMIT")
 
-    def begin(self, connection: Connection, pooled: PoolProxiedConnection, _is_own: bool) -> None:
-        if _is_in_transaction(pooled.driver_connection):
+    def begin(self, connection: Connection, pooled: PoolProxiedConnection, is_own: bool) -> None:
+        driver = pooled.driver_connection
+        if _is_in_transaction(driver):
+            return
+        if is_own and _reported(driver, _SETTING) != "on":
+            # Behind a pooler it never was; else a function that was called here has changed it.
+            _set_readonly(connection.dialect, pooled.dbapi_connection, True)
+        if not self._puts_off_begin:
             return
         adapter: Any = pooled.dbapi_connection
         try:
@@ -179,6 +195,11 @@ class PostgreSQLServer:
 
     def keeps_autocommit_read_only(self, dialect: Dialect, connection: Any) -> bool:
         return _reported(dialect.get_driver_connection(connection), _SETTING) == "on"
+
+    def has_left_its_guard(self, driver: Any) -> bool:
+        """asyncpg runs what comes outside of a transaction at once; the others begin one, READ ONLY."""
+        is_in_doubt = self._puts_off_begin and hasattr(driver, "is_in_transaction")
+        return is_in_doubt and not driver.is_in_transaction() and _reported(driver, _SETTING) != "on"
 
     def is_refusal(self, error: BaseException) -> bool:
         return sqlstate_of(error) == _READ_ONLY_TRANSACTION
@@ -198,6 +219,12 @@ def _with_read_only_default(dialect: Dialect, options: dict[str, Any]) -> dict[s
     return options
 
 
+def _leave_autocommit(dialect: Dialect, connection: Any) -> None:
+    connection.autocommit = False
+    if connection.autocommit:  # asyncpg's adapter goes back to the level that was set last, which is this one
+        dialect.set_isolation_level(connection, dialect.default_isolation_level or "READ COMMITTED")
+
+
 def _set_readonly(dialect: Dialect, connection: Any, value: bool | None) -> None:
     dialect.set_readonly(connection, value)  # type: ignore[attr-defined]
 
@@ -211,10 +238,21 @@ def _is_in_transaction(driver: Any) -> bool:
 
 
 def _reported(driver: Any, setting: str) -> str | None:
+    if hasattr(driver, "pgconn"):
+        reported: bytes | None = driver.pgconn.parameter_status(setting.encode())
+        return None if reported is None else reported.decode()
     if hasattr(driver, "get_settings"):
         return getattr(driver.get_settings(), setting, None)
     value: str | None = driver.info.parameter_status(setting)
     return value
+
+
+def _refuse_other_strings(driver: Any) -> None:
+    if _reported(driver, _STRINGS) == "off":
+        raise InvalidArgumentError(
+            f"{_STRINGS} is off on this connection: a read-only session cannot tell where its strings end, "
+            f"set it to on, as in ALTER ROLE ... SET {_STRINGS} = on"
+        )
 
 
 class MySQLServer:
@@ -239,6 +277,9 @@ class MySQLServer:
     def begin(self, _connection: Connection, pooled: PoolProxiedConnection, is_own: bool) -> None:
         if not is_own:
             _run(pooled.dbapi_connection, "START TRANSACTION READ ONLY")
+
+    def has_left_its_guard(self, _driver: Any) -> bool:
+        return False
 
     def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
         return False
@@ -307,6 +348,9 @@ class SQLiteServer:
 
     def begin(self, _connection: Connection, _pooled: PoolProxiedConnection, _is_own: bool) -> None:
         """The guard is on the connection."""
+
+    def has_left_its_guard(self, _driver: Any) -> bool:
+        return False
 
     def keeps_autocommit_read_only(self, _dialect: Dialect, _connection: Any) -> bool:
         return True

@@ -66,6 +66,12 @@ class ReadOnlySession(Session):
         bind = super().get_bind(*args, **options)
         return bind if isinstance(bind, ReadOnlyEngine) else _read_only(bind)
 
+    def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
+        if bind_arguments and bind_arguments.get("bind") is not None:
+            # SQLAlchemy takes this one as it is, without asking `get_bind`.
+            bind_arguments = {"bind": self.get_bind(**bind_arguments)}
+        return super().connection(bind_arguments, execution_options)
+
     # What writes
 
     def flush(self, objects: Any = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from araponga_infra.sessions.functions import is_denied, runs_its_argument
+from araponga_infra.sessions.functions import is_denied, places_of_sql
 from araponga_infra.sessions.lexer import Family, Token, tokenize
 from araponga_infra.sessions.pragmas import is_reading_pragma
 
@@ -18,6 +18,7 @@ __all__ = ["JUDGES", "Verdict", "judge"]
 _QUERY_HEADS = frozenset(("select", "values", "table", "with"))
 _LOCKS = frozenset((("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in")))
 _DEEPEST = 100
+_UNREADABLE = "a quote, a comment or an escape in it cannot be read safely"
 _REMEMBERED = 4096
 
 _PLANNER_AND_TIME_LIMITS = frozenset(
@@ -137,8 +138,10 @@ class _Statement:
         return [token.value for token in self._tokens if token.kind == "word"]
 
     def _is_label(self, index: int) -> bool:
-        """After AS or a dot, any keyword is only a name."""
-        return self._word(index - 1) == "as" or self._is_mark(index - 1, ".")
+        """After AS or a dot, any keyword is only a name, and so is a second AS."""
+        if self._is_mark(index - 1, "."):
+            return True
+        return self._word(index - 1) == "as" and not self._is_label(index - 1)
 
     # Queries
 
@@ -189,7 +192,7 @@ class _Statement:
         while index < end:
             kind, value = self._tokens[index]
             if kind == "broken":
-                raise _NotAReadError("a quote, a comment or an escape in it cannot be read safely")
+                raise _NotAReadError(_UNREADABLE)
             if kind == "mark" and value == "(":
                 index = self._parenthesis(index, depth)
             elif kind == "word" and not self._is_label(index):
@@ -226,15 +229,32 @@ class _Statement:
         if kind not in ("word", "name"):
             return
         function = value if kind == "word" or self._family is Family.POSTGRESQL else value.lower()
-        if runs_its_argument(function, self._family):
-            self._argument_is_a_read(opening)
+        for place in places_of_sql(function, self._family):
+            self._argument_is_a_read(opening, place)
         if is_denied(function, self._family) and not self._sets_own_setting_locally(function, opening):
             raise _NotAReadError(f"{function}() does more than read")
 
-    def _argument_is_a_read(self, opening: int) -> None:
-        argument = self._at(opening + 1)
-        if argument.kind != "string" or not judge(argument.value.replace("''", "'"), self._family).is_read:
+    def _argument_is_a_read(self, opening: int, place: int) -> None:
+        """A literal, whole and without escapes, whose text only reads; a number is no SQL."""
+        arguments = self._arguments(opening)
+        argument = arguments[place] if place < len(arguments) else []
+        literal = argument[0] if len(argument) == 1 else _END
+        is_plain = literal.kind == "string" and "\\" not in literal.value
+        is_read = is_plain and judge(literal.value.replace("''", "'"), self._family).is_read
+        if not is_read and literal.kind != "number" and argument:
             raise _NotAReadError(f"{self._at(opening - 1).value}() runs a text that is not known to read")
+
+    def _arguments(self, opening: int) -> list[list[Token]]:
+        arguments: list[list[Token]] = [[]]
+        index, closing = opening + 1, self._closing[opening]
+        while index < closing:
+            end = self._closing.get(index, index) + 1
+            if self._is_mark(index, ","):
+                arguments.append([])
+            else:
+                arguments[-1] += self._tokens[index:end]
+            index = end
+        return arguments
 
     def _sets_own_setting_locally(self, function: str, opening: int) -> bool:
         """set_config('app.tenant', ..., true): what row security reads, gone with the transaction."""
@@ -246,6 +266,8 @@ class _Statement:
     # Statements other than queries
 
     def explain(self, start: int) -> None:
+        if any(token.kind == "broken" for token in self._tokens):
+            raise _NotAReadError(_UNREADABLE)
         index, runs = start + 1, False
         if (
             self._is_mark(index, "(")
@@ -261,10 +283,12 @@ class _Statement:
             self._check_from(index)
 
     def _has_analyze_option(self, opening: int) -> bool:
-        for index in range(opening + 1, self._closing[opening]):
-            if self._word(index) in ("analyze", "analyse"):
-                return self._at(index + 1).value.lower() not in ("false", "off", "0")
-        return False
+        """Any ANALYZE, quoted or not, that is not switched off; the server goes by the last."""
+        return any(
+            self._at(index).value.lower() in ("analyze", "analyse")
+            and self._at(index + 1).value.lower() not in ("false", "off", "0")
+            for index in range(opening + 1, self._closing[opening])
+        )
 
     def analyze(self, start: int) -> None:
         """MariaDB's ANALYZE runs a statement and explains it; ANALYZE TABLE gathers statistics."""
@@ -286,10 +310,9 @@ class _Statement:
         """FETCH, MOVE, CLOSE: the cursor's query was judged when it was declared."""
 
     def declare(self, start: int) -> None:
-        words = self._words()
-        if "hold" in words and "without" not in words:
-            raise _NotAReadError("a cursor WITH HOLD outlives its transaction")
         for index in range(start, len(self._tokens)):
+            if (self._word(index), self._word(index + 1)) == ("with", "hold"):
+                raise _NotAReadError("a cursor WITH HOLD outlives its transaction")
             if self._word(index) == "for":
                 self._query(index + 1, len(self._tokens), 0)
                 return
