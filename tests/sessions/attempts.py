@@ -251,6 +251,9 @@ SQLITE_RAW: dict[str, Attempt] = {
         "ANALYZE",
         "WITH one AS (SELECT 1) DELETE FROM comment",
         "CREATE VIRTUAL TABLE v USING fts5(a)",
+        "ALTER TABLE comment RENAME TO other",
+        "DROP TABLE comment",
+        "UPDATE sqlite_master SET sql = 'CREATE TABLE post (id)'",
     )
 }
 
@@ -438,12 +441,22 @@ def _through_the_cursor(session: Session) -> None:
     (connection if hasattr(connection, "execute") else connection.cursor()).execute("UPDATE post SET title = 'changed'")
 
 
+def _run_async(session: Session) -> None:
+    adapter: Any = session.connection().connection.dbapi_connection
+    adapter.run_async(lambda driver: driver.execute("SELECT 1; UPDATE post SET title = 'changed'"))
+
+
 def _callproc(session: Session) -> None:
     session.connection().connection.cursor().callproc("pg_notify", ["a", "b"])
 
 
 def _composed(session: Session) -> None:
     session.connection().connection.cursor().execute(psycopg.sql.SQL("COMMIT; UPDATE post SET title = 'changed'"))
+
+
+def _run_async_notify(session: Session) -> None:
+    adapter: Any = session.connection().connection.dbapi_connection
+    adapter.run_async(lambda driver: driver.execute("SELECT pg_notify('a', 'b')"))
 
 
 def _by_engine_option(**options: Any) -> Attempt:
@@ -489,7 +502,7 @@ _PSYCOPG: dict[str, Attempt] = {
 }
 OPENED_BY_DRIVER: dict[str, dict[str, Attempt]] = {
     "psycopg": {"raw: the connection of a cursor": _through_the_cursor, **_PSYCOPG},
-    "async psycopg": _PSYCOPG,
+    "async psycopg": {**_PSYCOPG, "raw: run_async": _run_async_notify},
     "psycopg2": {
         "raw: the connection of a cursor": _through_the_cursor,
         "raw: set_isolation_level": _call("set_isolation_level", 0),
@@ -497,6 +510,7 @@ OPENED_BY_DRIVER: dict[str, dict[str, Attempt]] = {
         "raw: callproc": _callproc,
     },
     "asyncpg": {
+        "raw: run_async": _run_async_notify,
         "raw: by keyword, on the driver's connection": _call("execute", query="UPDATE post SET title = 'changed'"),
         "raw: a transaction of the driver": _transaction_of_the_driver,
         "raw: reset": _call("reset"),
@@ -506,7 +520,10 @@ OPENED_BY_DRIVER: dict[str, dict[str, Attempt]] = {
         "raw: deserialize": _call("deserialize", b""),
         "raw: the connection of a cursor": _through_the_cursor,
     },
-    "aiosqlite": {"raw: execute_fetchall": _call("execute_fetchall", "UPDATE post SET title = 'changed'")},
+    "aiosqlite": {
+        "raw: execute_fetchall": _call("execute_fetchall", "UPDATE post SET title = 'changed'"),
+        "raw: run_async": _run_async,
+    },
 }
 """Ways that one driver has and others do not."""
 

@@ -181,6 +181,21 @@ async def test_tables_can_be_inspected(rig: Rig) -> None:
     assert await rig.run(read) == (["comment", "post"], ["id", "title"], 1)
 
 
+@pytest.mark.parametrize("rig", list(rigs.SQLITE), indirect=True)
+async def test_what_virtual_tables_do_to_answer_a_read_is_no_write(rig: Rig) -> None:
+    def fill(session: Session) -> None:
+        session.execute(text("CREATE VIRTUAL TABLE words USING fts5(body)"))
+        session.execute(text("INSERT INTO words SELECT 'feira de trocas'"))
+
+    def read(session: Session) -> Any:
+        found = text("SELECT snippet(words, 0, '[', ']', '', 9) FROM words WHERE words MATCH 'feira' ORDER BY rank")
+        keys = text("SELECT key FROM json_each('{\"a\": 1}')")
+        return session.scalar(found), session.scalar(keys)
+
+    await rig.write(fill)
+    assert await rig.run(read) == ("[feira] de trocas", "a")
+
+
 async def test_the_drivers_own_reads_pass(rig: Rig) -> None:
     def read(session: Session) -> Any:
         cursor = session.connection().connection.cursor()

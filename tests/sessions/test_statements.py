@@ -35,6 +35,7 @@ READS_EVERYWHERE = (
     "RELEASE SAVEPOINT a",
     "ROLLBACK TO SAVEPOINT a",
     "VALUES (1), (2)",
+    "SELECT id FROM post WHERE post.lock IN (1, 2) OR lock IN (3)",
     "",
 )
 READS = {

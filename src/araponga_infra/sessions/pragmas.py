@@ -54,7 +54,9 @@ def authorize(action: int, first: str | None, second: str | None, _database: str
         # SQLAlchemy sets and resets this one itself when an isolation level is asked for; it changes no data.
         allowed = first == "read_uncommitted" or is_reading_pragma(first or "", has_argument=second is not None)
     else:
-        allowed = False
+        # A virtual table, json_each() among them, is declared when it is first read, as if the schema were changed.
+        # A change that is meant comes with other actions, or is refused by SQLite itself.
+        allowed = action == sqlite3.SQLITE_UPDATE and first == "sqlite_master"
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy.pool import PoolProxiedConnection
@@ -56,6 +57,10 @@ def refusal_by_server(error: BaseException) -> ReadOnlyViolationError:
 
 def _is_handle(value: object) -> bool:
     return any(hasattr(value, name) for name in ("__enter__", "__aenter__", "execute", "fetchone", "cursor"))
+
+
+def _called_with_guarded(adapter: Any, work: Callable[[Any], Any], driver: Any) -> Any:
+    return work(adapter._follow(driver))
 
 
 def _driver_of(target: Any) -> Any:
@@ -117,6 +122,9 @@ class _Guarded:
                 self._check_transaction(name)
             if name in _TAKE_SQL:
                 self._judge(name, arguments, options)
+            if name == "run_async":
+                # SQLAlchemy's adapters hand the driver's connection to the caller's function here.
+                arguments = (partial(_called_with_guarded, self, arguments[0]), *arguments[1:])
             if name == "blobopen" and options.get("readonly") is not True:
                 raise ReadOnlyViolationError("blobopen() without readonly=True could write", layer="session")
             return self._follow(self._translated(call, *arguments, **options))
@@ -146,7 +154,7 @@ class _Guarded:
         if refusal is not None:
             raise refusal
 
-    def _text_of(self, given: object) -> str | None:
+    def _text_of(self, given: Any) -> str | None:
         """psycopg takes bytes and composed statements, too."""
         if isinstance(given, bytes):
             return given.decode("utf-8", "surrogateescape")

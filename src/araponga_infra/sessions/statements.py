@@ -16,7 +16,7 @@ from araponga_infra.sessions.pragmas import is_reading_pragma
 __all__ = ["JUDGES", "Verdict", "judge"]
 
 _QUERY_HEADS = frozenset(("select", "values", "table", "with"))
-_LOCKS = frozenset((("for", "update"), ("for", "share"), ("for", "no"), ("for", "key"), ("lock", "in")))
+_LOCKS = frozenset((("for", "update"), ("for", "share"), ("for", "no"), ("for", "key")))
 _DEEPEST = 100
 _UNREADABLE = "a quote, a comment or an escape in it cannot be read safely"
 _REMEMBERED = 4096
@@ -220,6 +220,8 @@ class _Statement:
         if word == "into":
             raise _NotAReadError("SELECT ... INTO writes")
         if is_query and (word, self._word(index + 1)) in _LOCKS:
+            raise _NotAReadError("it locks the rows it reads")
+        if word == "lock" and self._word(index + 1) == "in" and self._word(index + 2) == "share":
             raise _NotAReadError("it locks the rows it reads")
         if word == "next" and self._word(index + 1) == "value" and self._word(index + 2) == "for":
             raise _NotAReadError("NEXT VALUE FOR moves a sequence")
