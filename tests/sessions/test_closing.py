@@ -81,6 +81,18 @@ async def test_a_closed_async_replica_set_serves_nobody(tmp_path: Path) -> None:
         await replicas.run(work)
 
 
+async def test_a_read_that_was_asked_for_before_does_not_open_a_closed_set_again(tmp_path: Path) -> None:
+    with ReplicaSet(f"sqlite:///{tmp_path}/a.db") as replicas:
+        reading = replicas.read()
+    with pytest.raises(ClosedError), reading:
+        pass
+    async with AsyncReplicaSet(f"sqlite:///{tmp_path}/a.db") as others:
+        later = others.read()
+    with pytest.raises(ClosedError):
+        async with later:
+            pass
+
+
 @pytest.mark.parametrize("option", ["bogus", "class_", "sync_session_class"])
 def test_an_unknown_option_is_refused_at_the_call(option: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db"

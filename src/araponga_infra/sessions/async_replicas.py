@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Self, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -105,7 +105,7 @@ class AsyncReplicaSet:
     ) -> AbstractAsyncContextManager[AsyncReadOnlySession]:
         """A read-only session for an `async with` block, as `ReplicaSet.read`."""
         self._refuse_closed()
-        return _Reading(lambda: self._router.open(after, fresh=fresh))
+        return _Reading(lambda: self._open(after, fresh=fresh))
 
     async def run(
         self,
@@ -118,7 +118,7 @@ class AsyncReplicaSet:
         self._refuse_closed()
         failed: list[Replica] = []
         while True:
-            reading = _Reading(lambda: self._router.open(after, without=failed))
+            reading = _Reading(lambda: self._open(after, without=failed))
             try:
                 async with reading as session:
                     result = work(session, *args)
@@ -155,6 +155,10 @@ class AsyncReplicaSet:
 
     async def __aexit__(self, *_exception: object) -> None:
         await self.aclose()
+
+    def _open(self, after: WriteToken | str | None, **choice: Any) -> Reading[AsyncReadOnlySession]:
+        self._refuse_closed()
+        return self._router.open(after, **choice)
 
     def _refuse_closed(self) -> None:
         if self._is_closed:

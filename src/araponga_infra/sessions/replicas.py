@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -109,7 +109,7 @@ class ReplicaSet:
             fresh: read the primary.
         """
         self._refuse_closed()
-        return _Reading(lambda: self._router.open(after, fresh=fresh))
+        return _Reading(lambda: self._open(after, fresh=fresh))
 
     def run(
         self,
@@ -132,7 +132,7 @@ class ReplicaSet:
         self._refuse_closed()
         failed: list[Replica] = []
         while True:
-            reading = _Reading(lambda: self._router.open(after, without=failed))
+            reading = _Reading(lambda: self._open(after, without=failed))
             try:
                 with reading as session:
                     result = work(session, *args)
@@ -168,6 +168,10 @@ class ReplicaSet:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _open(self, after: WriteToken | str | None, **choice: Any) -> Reading[ReadOnlySession]:
+        self._refuse_closed()
+        return self._router.open(after, **choice)
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
