@@ -54,7 +54,7 @@ async def rig(request: pytest.FixtureRequest, postgres: PostgresServer, pooler_s
 
 async def test_every_way_to_write_is_refused(rig: Rig) -> None:
     await assert_all_refused(rig, attempts.UNIT_OF_WORK, attempts.STATEMENTS, attempts.POSTGRESQL_ONLY)
-    await assert_all_refused(rig, attempts.RAW, attempts.POSTGRESQL_RAW)
+    await assert_all_refused(rig, attempts.RAW, attempts.POSTGRESQL_RAW, attempts.POSTGRESQL_OPENED)
     await assert_an_ordinary_session_writes(rig)
 
 
