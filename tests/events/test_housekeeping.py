@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events import DeadReason, SqlAlchemyEventStore
+from araponga_infra.events.stores.sqlalchemy.listening import channel_of
 from araponga_infra.events.values import DeadFilter, Message, Subscription
 from araponga_infra.testing.clock import FakeClock
 
@@ -83,3 +84,18 @@ def test_what_is_no_engine_is_refused() -> None:
 def test_passwords_are_not_shown(postgres_database: Any) -> None:
     engine = create_engine(postgres_database.url("psycopg", with_password=True))
     assert str(engine.url.password) not in repr(SqlAlchemyEventStore(engine))
+
+
+def test_a_schema_of_a_long_name_has_a_channel_that_notify_and_listen_agree_on(postgres_database: Any) -> None:
+    """A notification is a hint, so that nothing else would show it missing: polling finds what it spoke of."""
+    assert channel_of("infra") == "araponga_events_infra"
+    assert channel_of(None) == "araponga_events"
+    channel = channel_of("x" * 63)
+    assert channel != channel_of("y" * 63)
+    engine = create_engine(postgres_database.url("psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f'LISTEN "{channel}"'))
+        connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+        listening = connection.execute(text("SELECT pg_listening_channels()")).scalars().all()
+    assert listening == [channel]
+    engine.dispose()

@@ -30,7 +30,13 @@ from araponga_infra.events.protocols import AsyncEventStore, EventStore, EventSt
 from araponga_infra.events.router import EventRouter
 from araponga_infra.events.stores.memory import InMemoryEventStore
 from araponga_infra.events.stores.redis import RedisStreamEventStore
-from araponga_infra.events.stores.sqlalchemy import SqlAlchemyEventStore
+from araponga_infra.events.stores.sqlalchemy import (
+    AsyncInbox,
+    Inbox,
+    SqlAlchemyEventStore,
+    create_event_tables,
+    drop_event_tables,
+)
 from araponga_infra.events.types import event
 from araponga_infra.events.values import DeadLetter, DeadReason, EventStats, HandlerStats, Page, RunReport, State
 
@@ -40,6 +46,7 @@ __all__ = [
     "AsyncEventBus",
     "AsyncEventStore",
     "AsyncInMemoryEventBus",
+    "AsyncInbox",
     "BackgroundEventProcessor",
     "DeadLetter",
     "DeadLetterNotFoundError",
@@ -60,6 +67,7 @@ __all__ = [
     "HandlerTimeoutError",
     "InMemoryEventBus",
     "InMemoryEventStore",
+    "Inbox",
     "LeaseLostError",
     "Page",
     "PayloadError",
@@ -73,5 +81,7 @@ __all__ = [
     "State",
     "UnknownEventError",
     "UnsupportedByStoreError",
+    "create_event_tables",
+    "drop_event_tables",
     "event",
 ]

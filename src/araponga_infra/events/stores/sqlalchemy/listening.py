@@ -8,6 +8,7 @@ was committed without a NOTIFY of its own is seen as well.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import select
 import threading
@@ -19,12 +20,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from araponga_infra.events.protocols import Wake
 
-__all__ = ["NoListener", "Notifier", "PostgresListener"]
+__all__ = ["NoListener", "Notifier", "PostgresListener", "channel_of"]
 
 QUIET_SECONDS = 0.01
 _TICK_SECONDS = 0.25
 _RECONNECT_SECONDS = 0.25
+_LONGEST_CHANNEL = 63
 _logger = logging.getLogger("araponga_infra.events")
+
+
+def channel_of(schema: str | None) -> str:
+    """Stores of one database that live in different schemas do not wake each other.
+
+    PostgreSQL cuts longer names for LISTEN and refuses them for NOTIFY.
+    """
+    channel = "araponga_events" if schema is None else f"araponga_events_{schema}".replace('"', "")
+    if len(channel.encode()) <= _LONGEST_CHANNEL:
+        return channel
+    return f"araponga_events_{hashlib.blake2b(channel.encode(), digest_size=16).hexdigest()}"
 
 
 class Notifier:

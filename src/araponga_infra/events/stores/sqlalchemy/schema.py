@@ -6,11 +6,21 @@ from types import TracebackType
 
 from sqlalchemy.exc import DBAPIError
 
-from araponga_infra.errors import NotConfiguredError
+from araponga_infra.errors import InvalidArgumentError, NotConfiguredError
 
-__all__ = ["naming_missing_tables"]
+__all__ = ["checked_schema", "naming_missing_tables"]
 
 _UNDEFINED_TABLE = "42P01"
+
+
+def checked_schema(schema: str | None) -> str | None:
+    """
+    Raises:
+        InvalidArgumentError: no name of a schema.
+    """
+    if schema is not None and (not isinstance(schema, str) or not schema):
+        raise InvalidArgumentError(f"schema={schema!r} is no name of a schema: pass a text, or None for the default")
+    return schema
 
 
 class naming_missing_tables:  # noqa: N801 - read as the first words of a `with`
@@ -26,8 +36,8 @@ class naming_missing_tables:  # noqa: N801 - read as the first words of a `with`
     ) -> None:
         if isinstance(error, DBAPIError) and _is_missing_table(error.orig):
             raise NotConfiguredError(
-                "the event store's tables do not exist in this database: call create_schema() of the "
-                "SqlAlchemyEventStore once, or migrate its metadata"
+                "the tables of the event store, or of the inbox, do not exist in this database: call its "
+                "create_schema() once, or create_event_tables() in a migration"
             ) from error.orig
 
 

@@ -15,9 +15,10 @@ from araponga_infra.clock import Clock
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.protocols import AsyncEventStore, EventStore, Wake
 from araponga_infra.events.stores.sqlalchemy.engines import is_other_database
-from araponga_infra.events.stores.sqlalchemy.listening import Notifier
+from araponga_infra.events.stores.sqlalchemy.listening import Notifier, channel_of
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations
 from araponga_infra.events.stores.sqlalchemy.outbox import append_in, engine_of, install_outbox
+from araponga_infra.events.stores.sqlalchemy.schema import checked_schema
 from araponga_infra.events.stores.sqlalchemy.shells import CAPABILITIES, AsyncSqlStore, SqlStore
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 from araponga_infra.events.values import Appended, Message
@@ -62,14 +63,9 @@ class SqlAlchemyEventStore(Generic[E]):
             raise InvalidArgumentError(
                 f"engine is for {engine.dialect.name}, which has no event store: use PostgreSQL or SQLite"
             )
-        if schema is not None and (not isinstance(schema, str) or not schema):
-            raise InvalidArgumentError(
-                f"schema={schema!r} is no name of a schema: pass a text, or None for the default"
-            )
         self._engine: Engine | AsyncEngine = engine
-        self._tables = EventTables(schema)
-        channel = f"araponga_events_{schema}" if schema else "araponga_events"
-        self._notifier = Notifier(channel.replace('"', ""), is_postgres=engine.dialect.name == "postgresql")
+        self._tables = EventTables(checked_schema(schema))
+        self._notifier = Notifier(channel_of(schema), is_postgres=engine.dialect.name == "postgresql")
         self._operations: dict[Clock | None, SqlOperations] = {}
         self._lock = threading.Lock()
         install_outbox()

@@ -23,17 +23,18 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["EventTables"]
+__all__ = ["AS_A_QUEUE", "EventTables", "inbox_table"]
 
 _PENDING = text("state IN ('available', 'retryable')")
 _RUNNING = text("state = 'running'")
 _DEAD = text("state = 'dead'")
 _KEYED = text("ordering_key IS NOT NULL AND state <> 'dead'")
 _SUSPECT = text("suspect AND state IN ('available', 'retryable')")
-_AS_A_QUEUE = DDL(  # type: ignore[no-untyped-call]
-    "ALTER TABLE %(fullname)s SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, "
+AS_A_QUEUE = (
+    "SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)"
-).execute_if(dialect="postgresql")
+)
+_alter_to_a_queue = DDL(f"ALTER TABLE %(fullname)s {AS_A_QUEUE}")  # type: ignore[no-untyped-call]
 _Number = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -73,7 +74,7 @@ class EventTables:
             Column("died_at", BigInteger),
             sqlite_autoincrement=True,
         )
-        event.listen(self.deliveries, "after_create", _AS_A_QUEUE)
+        event.listen(self.deliveries, "after_create", _alter_to_a_queue.execute_if(dialect="postgresql"))
         columns = self.deliveries.c
         _index("araponga_deliveries_due", (columns.handler, columns.due_at, columns.id), _PENDING)
         _index("araponga_deliveries_running", (columns.owner,), _RUNNING)
@@ -100,6 +101,22 @@ class EventTables:
             Column("event_id", Uuid, primary_key=True),
             Column("expires_at", BigInteger, nullable=False, index=True),
         )
+        self.inbox: Table = inbox_table(self.metadata)
+
+
+def inbox_table(metadata: MetaData) -> Table:
+    """What handlers with sessions of their own have done; in the store's database, or in another one of the host's.
+
+    An event id alone does not name a publication: after its window an idempotency key brings the same one again.
+    """
+    return Table(
+        "araponga_inbox",
+        metadata,
+        Column("event_id", Uuid, primary_key=True),
+        Column("handler", String(400), primary_key=True),
+        Column("published_at", BigInteger, primary_key=True, autoincrement=False),
+        Column("accepted_at", BigInteger, nullable=False, index=True),
+    )
 
 
 def _index(name: str, columns: tuple[Column[Any], ...], where: TextClause) -> None:
