@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,32 +14,17 @@ from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.testing.caching import SharedCacheContract
 from tests.caching.conftest import Make, build, hears, trusts, until
 from tests.caching.sentinel import Watcher, watched
-from tests.servers.redis_server import RedisOptions, RedisServer
+from tests.servers.redis_cluster import redis_cluster
+from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
-
-_SLOTS = 16_384
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[RedisServer]]:
     """Three primaries."""
-    options = RedisOptions(settings={"cluster-enabled": "yes", "cluster-node-timeout": "2000"})
-    with ExitStack() as running:
-        servers = [running.enter_context(RedisServer.create(options)) for _ in range(3)]
-        for number, server in enumerate(servers):
-            slots = range(number * _SLOTS // 3, (number + 1) * _SLOTS // 3)
-            server.execute("CLUSTER", "ADDSLOTS", *slots)
-            server.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for server in servers[1:]:
-            server.execute("CLUSTER", "MEET", "127.0.0.1", servers[0].port)
-        until(lambda: all(knows_all(server) for server in servers), 30)
+    with redis_cluster() as servers:
         yield servers
-
-
-def knows_all(server: RedisServer) -> bool:
-    info = server.execute("CLUSTER", "INFO").split()
-    return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
 
 
 def flush(servers: list[RedisServer]) -> None:

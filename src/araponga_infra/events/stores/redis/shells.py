@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import redis
-import redis.asyncio
 from redis.exceptions import NoScriptError
 
 from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
+from araponga_infra.events.stores.redis.clients import listening_client, side_client
 from araponga_infra.events.stores.redis.operations import Call, RedisOperations
 from araponga_infra.events.values import (
     Appended,
@@ -95,10 +93,10 @@ class RedisStore:
         self._run(self._operations.reconcile(owner, (), is_leaving=True))
 
     def lease_keeper(self) -> LeaseKeeper:
-        return _RedisLeaseKeeper(RedisStore(_side_client(self._client), self._operations))
+        return _RedisLeaseKeeper(RedisStore(side_client(self._client), self._operations))
 
     def listen(self, wake: Wake) -> WakeListener:
-        return _RedisListener(_side_client(self._client), self._operations.root, wake)
+        return _RedisListener(self._client, self._operations.root, wake)
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
         return self._run(self._operations.beat(owner, lease_seconds))
@@ -194,16 +192,10 @@ class AsyncRedisStore:
         await self._run(self._operations.reconcile(owner, (), is_leaving=True))
 
     def lease_keeper(self) -> LeaseKeeper:
-        return _AsyncRedisLeaseKeeper(AsyncRedisStore(_side_client(self._client), self._operations))
+        return _RedisLeaseKeeper(RedisStore(side_client(self._client), self._operations))
 
     def listen(self, wake: Wake) -> WakeListener:
-        return _AsyncRedisListener(_side_client(self._client), self._operations.root, wake)
-
-    async def beat(self, owner: str, lease_seconds: float) -> bool:
-        return await self._run(self._operations.beat(owner, lease_seconds))
-
-    async def reap(self, handlers: Sequence[str]) -> Reaped:
-        return await self._run(self._operations.reap(handlers))
+        return _RedisListener(self._client, self._operations.root, wake)
 
     async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return await self._run(self._operations.pending(handlers, ignore_due))
@@ -229,25 +221,8 @@ class AsyncRedisStore:
             purged += await self.discard(old)
         return purged
 
-    async def disconnect(self) -> None:
-        """Close a client that was made for this store."""
-        await self._client.aclose()
-
     async def close(self) -> None:
         """The client is the host's, and nothing else is held."""
-
-
-def _side_client(client: Any) -> Any:
-    """A client to the same Redis with connections of its own, for one thread that must not wait for the host's pool.
-
-    A cluster's client finds its nodes by itself and is shared as it is.
-    """
-    if isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster)):
-        return client
-    kind = cast(Any, type(client))
-    pool = client.connection_pool
-    copy = type(pool)(connection_class=pool.connection_class, max_connections=2, **pool.connection_kwargs)
-    return kind.from_pool(copy)
 
 
 class _RedisLeaseKeeper:
@@ -269,36 +244,12 @@ class _RedisLeaseKeeper:
         self._store.disconnect()
 
 
-class _AsyncRedisLeaseKeeper:
-    """The same over an async client, on an event loop of the thread's own."""
-
-    def __init__(self, store: AsyncRedisStore) -> None:
-        self._store = store
-        self._runner = asyncio.Runner()
-
-    def join(self, owner: str, lease_seconds: float) -> None:
-        self._runner.run(self._store.join(owner, lease_seconds))
-
-    def beat(self, owner: str, lease_seconds: float) -> bool:
-        return self._runner.run(self._bounded(owner, lease_seconds))
-
-    async def _bounded(self, owner: str, lease_seconds: float) -> bool:
-        """A sign of life that takes longer than the lease is none: better a new connection."""
-        async with asyncio.timeout(lease_seconds):
-            return await self._store.beat(owner, lease_seconds)
-
-    def reap(self, handlers: Sequence[str]) -> Reaped:
-        return self._runner.run(self._store.reap(handlers))
-
-    def close(self) -> None:
-        try:
-            self._runner.run(self._store.disconnect())
-        finally:
-            self._runner.close()
-
-
 class _RedisListener:
-    """A thread that listens on a channel which each publish speaks on; polling stands behind it."""
+    """A thread that listens on a channel which each publish speaks on; polling stands behind it.
+
+    Args:
+        client: the host's; each time that listening begins it is asked where its Redis is.
+    """
 
     def __init__(self, client: Any, root: str, wake: Wake) -> None:
         self._client = client
@@ -315,40 +266,16 @@ class _RedisListener:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._listen()
+                with listening_client(self._client) as own:
+                    self._listen(own)
             except Exception as error:
                 _logger.warning("listening on the event store ended with %s; again", type(error).__name__)
                 self._stop.wait(_TICK_SECONDS)
-        self._client.close()
 
-    def _listen(self) -> None:
-        with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+    def _listen(self, own: Any) -> None:
+        with own.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(self._channel)
             self._wake()
             while not self._stop.is_set():
                 if channel.get_message(timeout=_TICK_SECONDS) is not None:
-                    self._wake()
-
-
-class _AsyncRedisListener(_RedisListener):
-    """The same over an async client."""
-
-    def _run(self) -> None:
-        asyncio.run(self._live())
-
-    async def _live(self) -> None:
-        while not self._stop.is_set():
-            try:
-                await self._hear()
-            except Exception as error:
-                _logger.warning("listening on the event store ended with %s; again", type(error).__name__)
-                await asyncio.sleep(_TICK_SECONDS)
-        await self._client.aclose()
-
-    async def _hear(self) -> None:
-        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-            await channel.subscribe(self._channel)
-            self._wake()
-            while not self._stop.is_set():
-                if await channel.get_message(timeout=_TICK_SECONDS) is not None:
                     self._wake()
