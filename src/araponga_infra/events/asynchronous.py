@@ -14,7 +14,7 @@ from uuid import UUID
 from araponga_infra.backoff import Backoff
 from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.events.dispatch import Dispatch, Job, SlotKind
-from araponga_infra.events.errors import ProcessorStateError, QueueFullError
+from araponga_infra.events.errors import QueueFullError
 from araponga_infra.events.feed import Feed, Step, new_owner
 from araponga_infra.events.inline import Tally, inline_wants
 from araponga_infra.events.letters import AsyncDeadLetters
@@ -25,6 +25,8 @@ from araponga_infra.events.processor import (
     Phase,
     Processor,
     each_event,
+    existing_handler,
+    refuse_waiting,
 )
 from araponga_infra.events.protocols import (
     AsyncEventStore,
@@ -80,15 +82,17 @@ class AsyncBackgroundEventProcessor(Processor):
             SessionMismatchError: a handler asks for a session that the store cannot give.
             ProcessorStateError: started before.
         """
-        if self._phase is not Phase.NEW:
-            raise ProcessorStateError(f"start() was called on a processor that is {self._phase.value}: make a new one")
-        if self._consume:
-            self._check_sessions()
+        self._begin()
         self._loop = asyncio.get_running_loop()
         names = await self._register()
         if self._consume:
             self._running = _Running(self, self._opened(), names)
-            await self._running.start()
+            try:
+                await self._running.start()
+            except BaseException:
+                running, self._running = self._running, None
+                await running.abandon()
+                raise
         self._phase = Phase.RUNNING
 
     async def stop(self, grace: Duration = 25.0) -> None:
@@ -96,10 +100,15 @@ class AsyncBackgroundEventProcessor(Processor):
 
         A store in memory is worked off within that time as far as possible: what it still holds then is lost with the
         process. Events can be published until this returns. Calling it again does nothing.
+
+        Raises:
+            ProcessorStateError: called by one of its own handlers, which it would wait for.
         """
         grace_seconds = to_seconds(grace, "grace")
-        if self._phase in (Phase.STOPPED, Phase.STOPPING):
+        if self._is_over:
             return
+        if self._is_inside():
+            refuse_waiting("stop()")
         self._phase = Phase.STOPPING
         try:
             if self._running is not None:
@@ -170,7 +179,8 @@ class AsyncBackgroundEventProcessor(Processor):
         Raises:
             UnknownEventError, PayloadError: not an event, or fields of wrong types.
             UnsupportedByStoreError: the store keeps no order.
-            QueueFullError: a store in memory is full, and `when_full="raise"`.
+            QueueFullError: a store in memory is full, and `when_full="raise"`; or a handler of this processor's
+                publishes, which alone could make the room that it would wait for.
             ProcessorStateError: after `stop`.
         """
         message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
@@ -230,7 +240,7 @@ class AsyncBackgroundEventProcessor(Processor):
             try:
                 appended = await store.append(messages, capacity=self._capacity)
             except QueueFullError:
-                if not self._may_wait_for_room(len(messages)):
+                if not self._may_wait_for_room(len(messages)) or self._is_inside():
                     raise
                 await store.wait_for_room(self._capacity or 0, ROOM_WAIT_SECONDS)
                 self._check_may_publish()
@@ -238,6 +248,10 @@ class AsyncBackgroundEventProcessor(Processor):
                 break
         self._note_appended(len(messages), appended)
         self._wake()
+
+    def _is_inside(self) -> bool:
+        """Whether the caller is one of the handlers that run in the background."""
+        return self._running is not None and self._running.is_inside()
 
     def _wake(self) -> None:
         running = self._running
@@ -253,11 +267,11 @@ class AsyncBackgroundEventProcessor(Processor):
     @property
     def dead_letters(self) -> AsyncDeadLetters:
         """Deliveries that ended without success."""
-        return AsyncDeadLetters(self._opened, self._clock, self._wake)
+        return AsyncDeadLetters(self._opened, self._clock, self._wake, self._at_home)
 
     async def forget_handler(self, handler: str) -> None:
         """Take a handler that no longer exists out of service: what waits for it becomes dead letters."""
-        await self._at_home(self._opened().forget(handler))
+        await self._at_home(self._opened().forget(existing_handler(handler)))
 
     # -- tests and scripts
 
@@ -272,17 +286,22 @@ class AsyncBackgroundEventProcessor(Processor):
 
         Raises:
             SessionMismatchError: a handler asks for a session that the store cannot give.
-            ProcessorStateError: after `stop`.
+            ProcessorStateError: after `stop`; or called by a handler that runs in the background.
         """
         self._check_may_publish()
+        if self._is_inside():
+            refuse_waiting("run_until_idle()")
         if self._running is not None:
             tally = await self._at_home(self._running.wait_until_idle(skip_delays))
         else:
             self._check_sessions()
-            tally = await _run_inline(self, self._opened(), await self._register(), skip_delays)
+            tally = await self._at_home(self._run_inline(skip_delays))
         if raise_dead:
             tally.raise_dead()
         return tally.report()
+
+    async def _run_inline(self, skip_delays: bool) -> Tally:
+        return await _run_inline(self, self._opened(), await self._register(), skip_delays)
 
     def _runner(self, dispatch: Dispatch) -> Runner:
         return Runner(dispatch, self._clock, self._context_publish_in(), None)
@@ -438,6 +457,13 @@ class _Running:
 
     async def stop(self, grace_seconds: float) -> None:
         deadline = time.monotonic() + grace_seconds
+        try:
+            await self._drain(deadline)
+            await self._flush(deadline)
+        finally:
+            await self.abandon()
+
+    async def _drain(self, deadline: float) -> None:
         if not self._store.capabilities.is_durable:
             await self._wait_for_empty_store(deadline)
         self._feed.is_draining = True
@@ -446,12 +472,12 @@ class _Running:
         self._dispatch.give_back_buffered()
         await self._tasks.close(_SETTLE_SECONDS)
         await asyncio.to_thread(self._threads.close, 0.0 if self._dispatch.is_idle else _SETTLE_SECONDS)
+
+    async def _flush(self, deadline: float) -> None:
         self._is_stopping = True
         self.signal.set()
         if self._fetcher is not None:
             await asyncio.wait([self._fetcher], timeout=max(_SETTLE_SECONDS, deadline - time.monotonic()))
-            self._fetcher.cancel()
-        await self._close()
 
     async def _wait_for_handlers(self, deadline: float) -> None:
         """Look now and then; what is waited for is partly other threads' work, which tells nobody."""
@@ -462,7 +488,12 @@ class _Running:
         while time.monotonic() < deadline and await self._store.pending(self._dispatch.names):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
-    async def _close(self) -> None:
+    async def abandon(self) -> None:
+        """End what gives signs of life, and give the lease back."""
+        if self._fetcher is not None:
+            self._fetcher.cancel()
+        if not self._store.capabilities.is_durable:
+            self._processor._note_left(await self._store.pending(self._dispatch.names, ignore_due=True))
         await asyncio.to_thread(self._close_threads)
         try:
             await self._store.leave(self._feed.owner)
@@ -474,6 +505,9 @@ class _Running:
             self._listener.close()
         if self._pulse is not None:
             self._pulse.close()
+
+    def is_inside(self) -> bool:
+        return self._threads.has_current() or self._tasks.has_current()
 
     async def wait_until_idle(self, skip_delays: bool) -> Tally:
         tally = Tally(self._dispatch, self._processor._clock)

@@ -26,6 +26,8 @@ from araponga_infra.events.processor import (
     Phase,
     Processor,
     each_event,
+    existing_handler,
+    refuse_waiting,
 )
 from araponga_infra.events.protocols import EventStore, LeaseKeeper, Settlement, TransactionalStore, WakeListener
 from araponga_infra.events.pulse import Pulse
@@ -70,14 +72,16 @@ class BackgroundEventProcessor(Processor):
             SessionMismatchError: a handler asks for a session that the store cannot give.
             ProcessorStateError: started before.
         """
-        if self._phase is not Phase.NEW:
-            raise ProcessorStateError(f"start() was called on a processor that is {self._phase.value}: make a new one")
-        if self._consume:
-            self._check_sessions()
+        self._begin()
         names = self._register()
         if self._consume:
             self._running = _Running(self, self._opened(), names)
-            self._running.start()
+            try:
+                self._running.start()
+            except BaseException:
+                running, self._running = self._running, None
+                running.abandon()
+                raise
         self._phase = Phase.RUNNING
 
     def stop(self, grace: Duration = 25.0) -> None:
@@ -85,10 +89,15 @@ class BackgroundEventProcessor(Processor):
 
         A store in memory is worked off within that time as far as possible: what it still holds then is lost with the
         process. Events can be published until this returns. Calling it again does nothing.
+
+        Raises:
+            ProcessorStateError: called by one of its own handlers, which it would wait for.
         """
         grace_seconds = to_seconds(grace, "grace")
-        if self._phase in (Phase.STOPPED, Phase.STOPPING):
+        if self._is_over:
             return
+        if self._is_inside():
+            refuse_waiting("stop()")
         self._phase = Phase.STOPPING
         try:
             if self._running is not None:
@@ -150,7 +159,8 @@ class BackgroundEventProcessor(Processor):
         Raises:
             UnknownEventError, PayloadError: not an event, or fields of wrong types.
             UnsupportedByStoreError: the store keeps no order.
-            QueueFullError: a store in memory is full, and `when_full="raise"`.
+            QueueFullError: a store in memory is full, and `when_full="raise"`; or a handler of this processor's
+                publishes, which alone could make the room that it would wait for.
             ProcessorStateError: after `stop`.
         """
         message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
@@ -207,7 +217,7 @@ class BackgroundEventProcessor(Processor):
             try:
                 appended = store.append(messages, capacity=self._capacity)
             except QueueFullError:
-                if not self._may_wait_for_room(len(messages)):
+                if not self._may_wait_for_room(len(messages)) or self._is_inside():
                     raise
                 store.wait_for_room(self._capacity or 0, ROOM_WAIT_SECONDS)
                 self._check_may_publish()
@@ -215,6 +225,10 @@ class BackgroundEventProcessor(Processor):
                 break
         self._note_appended(len(messages), appended)
         self._wake()
+
+    def _is_inside(self) -> bool:
+        """Whether the caller is one of the handlers that run in the background."""
+        return self._running is not None and self._running.is_inside()
 
     def _wake(self) -> None:
         running = self._running
@@ -234,7 +248,7 @@ class BackgroundEventProcessor(Processor):
 
     def forget_handler(self, handler: str) -> None:
         """Take a handler that no longer exists out of service: what waits for it becomes dead letters."""
-        self._opened().forget(handler)
+        self._opened().forget(existing_handler(handler))
 
     # -- tests and scripts
 
@@ -247,9 +261,12 @@ class BackgroundEventProcessor(Processor):
 
         Raises:
             SessionMismatchError: a handler asks for a session that the store cannot give.
-            ProcessorStateError: after `stop`; or an async handler is to be run while this thread's loop runs.
+            ProcessorStateError: after `stop`; called by a handler that runs in the background; or an async handler is
+                to be run while this thread's loop runs.
         """
         self._check_may_publish()
+        if self._is_inside():
+            refuse_waiting("run_until_idle()")
         if self._running is not None:
             tally = self._running.wait_until_idle(skip_delays)
         else:
@@ -410,6 +427,15 @@ class _Running:
 
     def stop(self, grace_seconds: float) -> None:
         deadline = time.monotonic() + grace_seconds
+        try:
+            self._drain(deadline)
+        finally:
+            self._is_stopping = True
+            self.signal.set()
+            self._fetcher.join(max(_SETTLE_SECONDS, deadline - time.monotonic()))
+            self.abandon()
+
+    def _drain(self, deadline: float) -> None:
         if not self._store.capabilities.is_durable:
             self._wait(lambda: not self._store.pending(self._dispatch.names), deadline)
         self._feed.is_draining = True
@@ -418,12 +444,11 @@ class _Running:
         self._dispatch.give_back_buffered()
         self._loop.close(_SETTLE_SECONDS)
         self._threads.close(0.0 if self._dispatch.is_idle else _SETTLE_SECONDS)
-        self._is_stopping = True
-        self.signal.set()
-        self._fetcher.join(max(_SETTLE_SECONDS, deadline - time.monotonic()))
-        self._close()
 
-    def _close(self) -> None:
+    def abandon(self) -> None:
+        """End what gives signs of life, and give the lease back."""
+        if not self._store.capabilities.is_durable:
+            self._processor._note_left(self._store.pending(self._dispatch.names, ignore_due=True))
         if self._listener is not None:
             self._listener.close()
         if self._pulse is not None:
@@ -437,6 +462,9 @@ class _Running:
         """Look now and then; what is waited for is other threads' work, which tells nobody."""
         while not is_done() and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def is_inside(self) -> bool:
+        return self._threads.has_current() or self._loop.has_current()
 
     def wait_until_idle(self, skip_delays: bool) -> Tally:
         tally = Tally(self._dispatch, self._processor._clock)
@@ -477,6 +505,9 @@ class _LoopThread:
 
     def time_out(self, job: Job) -> None:
         self._slots.time_out(job)
+
+    def has_current(self) -> bool:
+        return threading.current_thread() is self._thread
 
     def _run(self) -> None:
         asyncio.run(self._live())

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
@@ -132,7 +132,15 @@ def outcome_of_error(error: BaseException) -> Outcome:
         return RetryAsked(error.delay_seconds)
     if isinstance(error, GiveUp):
         return GaveUp(error.reason)
-    return Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    return Failed(_described(error))
+
+
+def _described(error: BaseException) -> str:
+    try:
+        message = str(error)
+    except Exception as broken:
+        return f"{type(error).__name__}, whose own message raised {type(broken).__name__}"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 class Dispatch:
@@ -186,6 +194,7 @@ class Dispatch:
         self._fetched_at = float("-inf")
         self._last_busy: set[str] = set()
         self._is_dry = False
+        self._has_threads = True
         self.completed: int = 0
         self.is_reported = False
         self.on_ready: Callable[[SlotKind], object] = _nothing
@@ -216,13 +225,24 @@ class Dispatch:
             room = self._batch - self._buffered
             if self._buffered > self._batch // 2 or room <= 0:
                 return []
-            open_names = [each for each in self._plans if each not in self._limited]
+            names = self._plans if self._has_threads else self._names_of(SlotKind.TASK)
+            open_names = [each for each in names if each not in self._limited]
             wanted = shares(room, open_names, self._last_busy) if open_names else {}
-            for name in self._limited:
+            for name in self._limited.intersection(names):
                 limit = 2 * (self._plans[name].handler.max_concurrency or 1) - self._held.get(name, 0)
                 if limit > 0:
                     wanted[name] = limit
             return [Want(name, limit) for name, limit in wanted.items()]
+
+    def _names_of(self, kind: SlotKind) -> list[str]:
+        return [name for name, plan in self._plans.items() if plan.kind is kind]
+
+    def note_threads(self, has_threads: bool) -> None:
+        """Whether any thread is left for sync handlers; without one their deliveries are other instances' to run."""
+        self._has_threads = has_threads
+        if not has_threads:
+            self.give_back_buffered(SlotKind.THREAD)
+        self.on_settled(True)
 
     def add(self, owner: str, deliveries: Iterable[Delivery], *, is_alone: bool = False) -> None:
         """Take claimed deliveries; those that cannot be read are settled at once."""
@@ -237,6 +257,8 @@ class Dispatch:
                     self._held[job.delivery.handler] = self._held.get(job.delivery.handler, 0) + 1
         for kind in {job.plan.kind for job in jobs}:
             self.on_ready(kind)
+        if not self._has_threads:
+            self.give_back_buffered(SlotKind.THREAD)
 
     def _note_fetch(self, jobs: list[Job]) -> None:
         self._is_dry = not jobs
@@ -390,25 +412,26 @@ class Dispatch:
             self._completed = completed + self._completed
             self._settlements = settlements + self._settlements
 
-    def give_back_buffered(self) -> None:
+    def give_back_buffered(self, *kinds: SlotKind) -> None:
         """Put what has not started back into the store, so that other instances need not wait for it."""
-        for job in self._drop_buffered():
+        for job in self._drop_buffered(kinds or tuple(SlotKind)):
             self._settle_unstarted(job.owner, job.delivery, GivenBack(), job.plan.policy)
 
     def drop_buffered(self) -> None:
         """Forget what has not started: another owner has it by now."""
-        self._drop_buffered()
+        self._drop_buffered(tuple(SlotKind))
 
-    def _drop_buffered(self) -> list[Job]:
+    def _drop_buffered(self, kinds: Collection[SlotKind]) -> list[Job]:
         with self._lock:
-            jobs = [*self._ready[0], *self._ready[1], *(job for line in self._parked.values() for job in line)]
-            self._ready[0].clear()
-            self._ready[1].clear()
-            self._parked.clear()
+            lines = [self._ready[kind] for kind in kinds]
+            lines += [line for line in self._parked.values() if line and line[0].plan.kind in kinds]
+            jobs = [job for line in lines for job in line]
+            for line in lines:
+                line.clear()
             for job in jobs:
                 if job.delivery.handler in self._limited:
                     self._held[job.delivery.handler] -= 1
-            self._buffered = 0
+            self._buffered -= len(jobs)
             return jobs
 
     def held_by(self, owner: str) -> list[str]:

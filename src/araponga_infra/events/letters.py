@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
+from typing import Any, Protocol, TypeVar
 
 from araponga_infra.clock import Clock, Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
@@ -16,6 +17,13 @@ __all__ = ["AsyncDeadLetters", "DeadLetters"]
 
 _BATCH = 200
 OnProgress = Callable[[int], object]
+T = TypeVar("T")
+
+
+class AtHome(Protocol):
+    """Runs what an async store does on the event loop that its connections belong to."""
+
+    def __call__(self, work: Coroutine[Any, Any, T], /) -> Awaitable[T]: ...
 
 
 class DeadLetters:
@@ -125,10 +133,13 @@ class DeadLetters:
 class AsyncDeadLetters:
     """The same for async code, errors included; iterated with `async for`."""
 
-    def __init__(self, store: Callable[[], AsyncEventStore], clock: Clock, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, store: Callable[[], AsyncEventStore], clock: Clock, wake: Callable[[], object], at_home: AtHome
+    ) -> None:
         self._open = store
         self._clock = clock
         self._wake = wake
+        self._at_home = at_home
 
     async def list(
         self,
@@ -141,15 +152,15 @@ class AsyncDeadLetters:
     ) -> Page[DeadLetter]:
         """As `DeadLetters.list`."""
         wanted = _filter(event, handler, reason)
-        return await self._open().dead_page(wanted, positive(limit, "limit"), after)
+        return await self._at_home(self._open().dead_page(wanted, positive(limit, "limit"), after))
 
     async def get(self, id: str) -> DeadLetter:
         """As `DeadLetters.get`."""
-        return _found(await self._open().dead_letter(_checked_id(id)), id)
+        return _found(await self._at_home(self._open().dead_letter(_checked_id(id))), id)
 
     async def redrive(self, id: str) -> None:
         """As `DeadLetters.redrive`."""
-        if not await self._open().redrive([_checked_id(id)]):
+        if not await self._at_home(self._open().redrive([_checked_id(id)])):
             raise _missing(id)
         self._wake()
 
@@ -164,8 +175,8 @@ class AsyncDeadLetters:
         """As `DeadLetters.redrive_all`."""
         wanted, after, done = _filter(event, handler, reason), None, 0
         while True:
-            page = await self._open().dead_page(wanted, _BATCH, after)
-            done += await self._open().redrive([each.id for each in page.items])
+            page = await self._at_home(self._open().dead_page(wanted, _BATCH, after))
+            done += await self._at_home(self._open().redrive([each.id for each in page.items]))
             if on_progress is not None and page.items:
                 on_progress(done)
             self._wake()
@@ -175,7 +186,7 @@ class AsyncDeadLetters:
 
     async def discard(self, id: str) -> None:
         """As `DeadLetters.discard`."""
-        if not await self._open().discard([_checked_id(id)]):
+        if not await self._at_home(self._open().discard([_checked_id(id)])):
             raise _missing(id)
 
     async def purge(
@@ -188,7 +199,7 @@ class AsyncDeadLetters:
     ) -> int:
         """As `DeadLetters.purge`."""
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        return await self._open().purge(_filter(event, handler, reason), before)
+        return await self._at_home(self._open().purge(_filter(event, handler, reason), before))
 
     async def __aiter__(self) -> AsyncIterator[DeadLetter]:
         after: str | None = None
@@ -203,8 +214,8 @@ class AsyncDeadLetters:
 
 def _filter(event: str | None, handler: str | None, reason: DeadReason | str | None) -> DeadFilter:
     for argument, name in (("event", event), ("handler", handler)):
-        if name is not None and not isinstance(name, str):
-            raise InvalidArgumentError(f"{argument} is a {type(name).__name__}: pass the name that stores keep, a text")
+        if name is not None and (not isinstance(name, str) or "\0" in name):
+            raise InvalidArgumentError(f"{argument}={name!r} is no name that a store keeps: pass a text without NUL")
     try:
         return DeadFilter(event, handler, None if reason is None else DeadReason(reason))
     except ValueError:

@@ -202,8 +202,13 @@ def decide(
 def _after_failure(attempts: int, losses: int, error: str, policy: RetryPolicy, delay: float) -> Decision:
     if attempts >= policy.max_attempts:
         return _dead(attempts, losses, DeadReason.ATTEMPTS_EXHAUSTED, error)
-    return Decision(State.RETRYABLE, attempts, delay, losses, error=error[:_ERROR_LENGTH])
+    return Decision(State.RETRYABLE, attempts, delay, losses, error=_storable(error))
 
 
 def _dead(attempts: int, losses: int, reason: DeadReason, error: str) -> Decision:
-    return Decision(State.DEAD, attempts, losses=losses, reason=reason, error=error[:_ERROR_LENGTH])
+    return Decision(State.DEAD, attempts, losses=losses, reason=reason, error=_storable(error))
+
+
+def _storable(error: str) -> str:
+    """What every store can write: a text that one of them refused would come back to be settled for ever."""
+    return error[:_ERROR_LENGTH].encode(errors="backslashreplace").decode().replace("\0", r"\x00")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Literal, TypeVar, cast
 from uuid import UUID, SafeUUID
+from weakref import WeakSet
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration, to_seconds
@@ -34,7 +38,7 @@ from araponga_infra.events.values import Appended, Message, Reaped
 from araponga_infra.telemetry import Observer, reporter
 from araponga_infra.transactions import AnySession
 
-__all__ = ["Phase", "Processor", "WhenFull", "each_event", "new_event_id"]
+__all__ = ["Phase", "Processor", "WhenFull", "each_event", "existing_handler", "new_event_id", "refuse_waiting"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 WhenFull = Literal["raise", "wait"]
@@ -46,6 +50,8 @@ _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _LOW_BITS = (1 << 62) - 1
 _new_uuid = UUID.__new__
+_logger = logging.getLogger("araponga_infra.events")
+_started: WeakSet[Processor] = WeakSet()
 _set = object.__setattr__
 
 
@@ -54,6 +60,7 @@ class Phase(Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    INHERITED = "a copy of the parent process's"
 
 
 class Processor:
@@ -189,6 +196,11 @@ class Processor:
     def _check_may_publish(self) -> None:
         if self._phase is Phase.STOPPED:
             raise ProcessorStateError("the processor has been stopped: publish before stop(), or on a new processor")
+        if self._phase is Phase.INHERITED:
+            raise ProcessorStateError(
+                "the processor was started before this process was forked, and its workers live in the parent: "
+                "make and start one after forking"
+            )
 
     def _message(
         self,
@@ -227,6 +239,31 @@ class Processor:
 
     def _may_wait_for_room(self, needed: int) -> bool:
         return self._when_full == "wait" and self._capacity is not None and needed <= self._capacity
+
+    # -- living
+
+    def _begin(self) -> None:
+        """
+        Raises:
+            SessionMismatchError: a handler asks for a session that the store cannot give.
+            ProcessorStateError: started before.
+        """
+        if self._phase is not Phase.NEW:
+            raise ProcessorStateError(f"start() was called on a processor that is {self._phase.value}: make a new one")
+        if self._consume:
+            self._check_sessions()
+        _watch_forks()
+        _started.add(self)
+
+    def _note_left(self, deliveries: int) -> None:
+        """What a store in memory still holds when its time is up."""
+        if deliveries:
+            _logger.warning("%d deliveries are left in %r: they are lost with the process", deliveries, self._source)
+
+    @property
+    def _is_over(self) -> bool:
+        """There is nothing to stop, or somebody does it already."""
+        return self._phase in (Phase.STOPPED, Phase.STOPPING, Phase.INHERITED)
 
     # -- processing
 
@@ -267,6 +304,18 @@ class Processor:
         return f"{type(self).__name__}({self._source!r}, handlers={len(self._catalog.handlers)}, {self._phase.value})"
 
 
+def _orphan() -> None:
+    """In a forked child: no thread of the parent's is here, and its lease is not the child's to give back."""
+    for each in list(_started):
+        each._phase = Phase.INHERITED
+
+
+@cache
+def _watch_forks() -> None:
+    """From the first start on; importing the package shall do nothing."""
+    os.register_at_fork(after_in_child=_orphan)
+
+
 def _checked_store(store: EventStoreSource | None) -> EventStoreSource:
     if store is None:
         return InMemoryEventStore()
@@ -290,6 +339,27 @@ def each_event(events: Iterable[object]) -> Iterable[object]:
             f"events is a {type(events).__name__}: pass a list of them, or use publish() for one"
         )
     return events
+
+
+def existing_handler(handler: str) -> str:
+    """
+    Raises:
+        InvalidArgumentError: no handler can have that name.
+    """
+    if not isinstance(handler, str) or not handler or "\0" in handler:
+        raise InvalidArgumentError(f"handler={handler!r} is no name of a handler: pass the one that the store knows")
+    return handler
+
+
+def refuse_waiting(call: str) -> None:
+    """
+    Raises:
+        ProcessorStateError: always; the caller has found itself inside a handler.
+    """
+    raise ProcessorStateError(
+        f"{call} was called by a handler, which it would wait for: call it outside, or let the handler tell somebody "
+        "who does"
+    )
 
 
 def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -319,8 +389,8 @@ def _is_text(value: object) -> bool:
 
 
 def _checked_key(key: str | None, argument: str) -> str | None:
-    if key is not None and (not key or not _is_text(key) or len(key) > _KEY_LENGTH):
-        raise InvalidArgumentError(f"{argument} must be a text of 1 to {_KEY_LENGTH} characters")
+    if key is not None and (not key or not _is_text(key) or "\0" in key or len(key) > _KEY_LENGTH):
+        raise InvalidArgumentError(f"{argument} must be a text of 1 to {_KEY_LENGTH} characters, none of them NUL")
     return key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from araponga_infra.telemetry import Report
 __all__ = ["AsyncRunner", "Runner", "TaskSlots", "ThreadSlots"]
 
 _YIELD_AFTER = 32
+_logger = logging.getLogger("araponga_infra.events")
 InSession = Callable[[Receipt, Callable[[Any], Any]], Any]
 """Runs work in a transaction that also acknowledges its delivery; gives the work's result."""
 
@@ -87,6 +89,13 @@ class TaskSlots:
         if self._dispatch.ready_count(SlotKind.TASK):
             self._wake()
         await future
+
+    def has_current(self) -> bool:
+        """Whether the caller is a handler in one of these slots."""
+        try:
+            return asyncio.current_task() in self._tasks
+        except RuntimeError:
+            return False
 
     def time_out(self, job: Job) -> None:
         """Cancel an overdue job; from any thread."""
@@ -219,7 +228,7 @@ class ThreadSlots:
     """Threads that take sync handlers; started when there is work, kept until closed.
 
     A thread whose handler outlives its timeout cannot be interrupted: it is left to itself and replaced, as long as no
-    more than `size` are in that state.
+    more than `size` are in that state. Once every thread is, nothing is claimed for sync handlers until one returns.
     """
 
     def __init__(self, dispatch: Dispatch, size: int, run: Runner, report: Report | None = None) -> None:
@@ -281,7 +290,13 @@ class ThreadSlots:
             if job not in self._stuck:
                 return False
             self._stuck.discard(job)
-            return len(self._threads) > self._size
+            is_replaced = len(self._threads) > self._size
+        self._dispatch.note_threads(True)
+        return is_replaced
+
+    def has_current(self) -> bool:
+        """Whether the caller is a handler in one of these slots."""
+        return threading.current_thread() in self._threads
 
     def time_out(self, job: Job) -> None:
         """Give up on an overdue job: it is retried, and its thread replaced."""
@@ -293,6 +308,9 @@ class ThreadSlots:
         self._dispatch.end(job, outcome_of_error(late), late)
         if self._report is not None:
             self._report(HandlerStuck(job.delivery.name, job.plan.handler.name, stuck))
+        if stuck >= 2 * self._size:
+            _logger.error("all %d threads for sync handlers are stuck: this process runs no more of them", stuck)
+            self._dispatch.note_threads(False)
         self.notify()
 
     def close(self, patience_seconds: float) -> None:
