@@ -262,7 +262,7 @@ def test_an_interrupted_leader_frees_its_waiters() -> None:
 
     def interrupted() -> int:
         waiter.start()
-        until(lambda: cache._parts.flights._flying["k"]._callbacks)
+        until(lambda: cache._parts.flights._flying["k"]._line)
         raise KeyboardInterrupt
 
     def wait() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,20 +24,25 @@ class _Abandoned:
 
 ABANDONED: Final = _Abandoned()
 
+_WOKEN_AT_ONCE = 2
+"""Threads that a landing wakes by itself. More of them only stand in each other's way at the interpreter's lock."""
+
 _loading: contextvars.ContextVar[tuple[Flight, ...]] = contextvars.ContextVar("araponga_infra_loading", default=())
 
 
 class Signal:
-    """Something that happens once; threads and event loops wait for it through callbacks.
+    """Something that happens once; event loops wait for it through callbacks, threads line up for it.
 
-    Thread-safe. A callback runs on the thread that lands it, or at once when it has landed.
+    Thread-safe. A callback runs on the thread that lands it, or at once when it has landed. Of the threads in line the
+    landing wakes the first few, and each one that leaves wakes the next.
     """
 
-    __slots__ = ("_callbacks", "_lock", "error", "has_landed", "outcome")
+    __slots__ = ("_callbacks", "_line", "_lock", "error", "has_landed", "outcome")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], None]] = []
+        self._line: deque[threading.Lock] = deque()
         self.has_landed: bool = False
         self.outcome: Any = None
         self.error: BaseException | None = None
@@ -50,6 +57,8 @@ class Signal:
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+        for _ in range(_WOKEN_AT_ONCE):
+            self._wake_next()
 
     def on_landing(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -64,6 +73,28 @@ class Signal:
         with self._lock:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
+
+    def line_up(self) -> threading.Lock | None:
+        """A lock that is released when it is the caller's turn; None when this has landed. `leave` must follow."""
+        gate = threading.Lock()
+        gate.acquire()
+        with self._lock:
+            if self.has_landed:
+                return None
+            self._line.append(gate)
+        return gate
+
+    def leave(self, gate: threading.Lock) -> None:
+        """Woken or not: each one in line that leaves after the landing wakes another, so that nobody is left behind."""
+        with self._lock:
+            if not self.has_landed:
+                self._line.remove(gate)
+                return
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._line.popleft().release()
 
 
 class Flight(Signal):

@@ -43,13 +43,13 @@ class SyncPort:
     """Blocks the calling thread."""
 
     async def wait(self, signal: Signal, seconds: float) -> None:
-        if signal.has_landed:
+        gate = signal.line_up()
+        if gate is None:
             return
-        gate = threading.Lock()
-        gate.acquire()
-        signal.on_landing(gate.release)
-        gate.acquire(timeout=max(0.0, seconds))
-        signal.forget(gate.release)
+        try:
+            gate.acquire(timeout=max(0.0, seconds))
+        finally:
+            signal.leave(gate)
 
     async def call(self, factory: Callable[[], Any]) -> Any:
         result = factory()
