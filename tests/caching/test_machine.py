@@ -1,4 +1,5 @@
-"""Several instances, a truth, and a Redis that is killed, paused, flushed, restarted and cut off at any moment.
+"""Several instances, each with a memory and a journal of its own, a truth, and a Redis that is killed, paused, flushed,
+restarted with what it held or empty, made to refuse, and cut off from one instance alone, at any moment.
 
 Whatever the order: no call raises; what was overwritten or deleted before the last healthy moment is not served after
 it; nothing comes back as another key's value or as another type.
@@ -26,7 +27,8 @@ from tests.servers.redis_server import RedisOptions, RedisServer
 from tests.servers.tcp_proxy import TcpProxy
 
 NAMES = ["row:1", "row:2", "other:1"]
-INSTANCES = (0, 1)
+TAG = "rows"
+INSTANCES = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.floor: dict[str, int] = dict.fromkeys(NAMES, 0)
         """The number of the last change before which nothing may be served any more."""
         self.changed: dict[str, int] = dict.fromkeys(NAMES, 0)
-        self.is_cut = [False for _ in INSTANCES]
         self.run_healthy()
 
     def call(self, called: Any) -> Any:
@@ -81,25 +82,41 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(instance=st.sampled_from(INSTANCES), name=st.sampled_from(NAMES))
     def write(self, instance: int, name: str) -> None:
         number = self.changed[name] = next(self.numbers)
-        self.call(self.caches[instance].set(name, Value(name, number)))
+        self.call(self.caches[instance].set(name, Value(name, number), tags=(TAG,)))
+
+    @rule(instance=st.sampled_from(INSTANCES))
+    def write_several(self, instance: int) -> None:
+        for name in NAMES:
+            self.changed[name] = next(self.numbers)
+        self.call(self.caches[instance].set_many({name: Value(name, self.changed[name]) for name in NAMES}))
 
     @rule(instance=st.sampled_from(INSTANCES), name=st.sampled_from(NAMES))
     def remove(self, instance: int, name: str) -> None:
         self.changed[name] = next(self.numbers)
         self.call(self.caches[instance].delete(name))
 
-    @rule(instance=st.sampled_from(INSTANCES), how=st.sampled_from(["pattern", "region", "clear"]))
+    @rule(instance=st.sampled_from(INSTANCES), how=st.sampled_from(["names", "pattern", "region", "clear"]))
     def remove_several(self, instance: int, how: str) -> None:
         concerned = NAMES if how == "clear" else [name for name in NAMES if name.startswith("row:")]
         for name in concerned:
             self.changed[name] = next(self.numbers)
         cache = self.caches[instance]
-        if how == "pattern":
+        if how == "names":
+            self.call(cache.delete_many(concerned))
+        elif how == "pattern":
             self.call(cache.delete_by_pattern("row:*"))
         elif how == "region":
             self.call(Uniform(cache.cache.region("row", Value)).clear())
         else:
             self.call(cache.clear())
+
+    @rule(instance=st.sampled_from(INSTANCES), name=st.sampled_from(NAMES))
+    def remove_tagged(self, instance: int, name: str) -> None:
+        """By the tag, after a write that bears it; entries that were written without it stay."""
+        self.changed[name] = next(self.numbers)
+        self.call(self.caches[instance].set(name, Value(name, self.changed[name]), tags=(TAG, name)))
+        self.changed[name] = next(self.numbers)
+        self.call(self.caches[instance].delete_by_tag(name))
 
     @rule(instance=st.sampled_from(INSTANCES), name=st.sampled_from(NAMES))
     def read(self, instance: int, name: str) -> None:
@@ -126,6 +143,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.server.kill()
         self.server.start()
 
+    @rule()
+    def restart_empty(self) -> None:
+        self.server.resume()
+        self.server.start()
+        self.flush()
+        self.restart()
+
     @precondition(lambda self: self.server.is_running)
     @rule()
     def pause(self) -> None:
@@ -135,12 +159,22 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.until_loaded()
+        self.accept_writes()
         self.server.flush()
+
+    @precondition(lambda self: self.server.is_running and not self.server.is_paused)
+    @rule(how=st.sampled_from(["refuse writes", "deafen"]))
+    def trouble(self, how: str) -> None:
+        """Writes are refused until the next healthy moment, or every subscription is lost at once."""
+        self.until_loaded()
+        if how == "deafen":
+            self.server.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        else:
+            self.server.execute("CONFIG", "SET", "min-replicas-to-write", "3")
 
     @rule(instance=st.sampled_from(INSTANCES), how=st.sampled_from(["cut", "black_hole", "reset_connections"]))
     def cut(self, instance: int, how: str) -> None:
         getattr(self.proxies[instance], how)()
-        self.is_cut[instance] = how != "reset_connections"
 
     @rule()
     def run_healthy(self) -> None:
@@ -148,15 +182,19 @@ class CacheMachine(RuleBasedStateMachine):
         if not self.server.is_running:
             self.server.start()
         self.server.resume()
+        self.until_loaded()
+        self.accept_writes()
         for proxy in self.proxies:
             proxy.restore()
-        self.is_cut = [False for _ in INSTANCES]
         for cache in self.caches:
             until(partial(self.is_whole, cache))
         self.floor = dict(self.changed)
         for cache in self.caches:
             for name, found in self.call(cache.get_many(NAMES, type=Value)).items():
                 self.check(name, found)
+
+    def accept_writes(self) -> None:
+        self.server.execute("CONFIG", "SET", "min-replicas-to-write", "0")
 
     def until_loaded(self) -> None:
         """A server that has just started may still read its log."""
@@ -192,7 +230,7 @@ def check_machine(kind: str, server: RedisServer, examples: int, steps: int) -> 
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("kind", ["hybrid", "async redis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_stale_comes_back(kind: str, machine_redis: RedisServer) -> None:
     check_machine(kind, machine_redis, examples=4, steps=15)
 
