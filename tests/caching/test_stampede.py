@@ -32,7 +32,7 @@ from araponga_infra.caching import (
     RecursiveLoadError,
 )
 from araponga_infra.testing.caching import Uniform
-from tests.caching.conftest import Make, Notes, until
+from tests.caching.conftest import Make, Notes, build, until
 from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -169,7 +169,7 @@ async def test_a_delete_during_a_load_a_thousand_times(make: Make, redis_url: st
     deleter = make(redis_url, timeout=2) if across else cache
     await deleter.get("warm")
     stale = 0
-    for number in range(250):
+    for number in range(1000):
         name = f"row:{number}"
 
         def load(name: str = name) -> Any:
@@ -182,6 +182,19 @@ async def test_a_delete_during_a_load_a_thousand_times(make: Make, redis_url: st
         stale += await deleter.get(name, MISSING) is not MISSING
         stale += await cache.get(name, MISSING) is not MISSING
     assert stale == 0
+
+
+async def test_a_delete_during_a_load_in_memory_a_thousand_times(memory: Uniform) -> None:
+    for number in range(1000):
+
+        def load(name: str = f"row:{number}") -> Any:
+            if memory.is_async:
+                return _after(memory.delete(name))
+            memory.cache.delete(name)
+            return "old"
+
+        assert await memory.get_or_set(f"row:{number}", load) == "old"
+        assert await memory.get(f"row:{number}", MISSING) is MISSING
 
 
 async def _after(deletion: Any) -> str:
@@ -223,18 +236,75 @@ async def test_a_delete_at_any_moment_of_a_load(kind: str, make: Make, redis_url
         await asyncio.gather(*readers)
 
 
-async def test_a_cancelled_leader_cancels_nobody() -> None:
-    cache = AsyncCachetoolsCacheService()
-    release = asyncio.Event()
+def waiting(cache: Uniform, key: str) -> int:
+    """How many callers wait for the load of a key."""
+    flight = cache.cache._parts.flights._flying.get(key)
+    return 0 if flight is None else len(flight._callbacks) + len(flight._line)
+
+
+async def fail_for_200(cache: Uniform) -> None:
+    """All 200 ask before the load fails: they get that one error at once, and nobody loads again for it."""
+    loads: list[int] = []
+
+    async def fail_later() -> int:
+        while waiting(cache, "failing") < 199 + cache.is_async:
+            await asyncio.sleep(0.001)
+        raise LookupError("no such row")
+
+    def fail() -> Any:
+        loads.append(1)
+        if cache.is_async:
+            return fail_later()
+        until(lambda: waiting(cache, "failing") == 199, 60)
+        raise LookupError("no such row")
+
+    errors = await cache.at_once(200, "failing", fail, type=int)
+    assert {type(error) for error in errors} == {LookupError}
+    assert len({id(error) for error in errors}) == 1
+    assert len(loads) == 1
+    assert await cache.get_or_set("failing", lambda: 7) == 7
+
+
+async def test_a_load_that_fails_for_200_callers(make: Make, redis_url: str) -> None:
+    await fail_for_200(make(redis_url, timeout=5))
+
+
+async def test_a_load_in_memory_that_fails_for_200_callers(memory: Uniform) -> None:
+    await fail_for_200(memory)
+
+
+async def test_200_callers_of_200_keys_share_the_connections(make: Make, redis_url: str) -> None:
+    """Whoever finds no free connection waits for one; nobody gets an error of a pool."""
+    cache = make(redis_url, timeout=30, max_connections=4)
+    calls = [
+        await cache.in_background(partial(cache.get_or_set, f"row:{number}", lambda number=number: number, type=int))
+        for number in range(200)
+    ]
+    assert await asyncio.gather(*calls) == list(range(200))
+    assert not cache.cache.is_degraded
+
+
+@pytest.mark.parametrize("kind", ["async redis", "async hybrid"])
+async def test_a_cancelled_leader_cancels_nobody(kind: str, make: Make, redis_url: str) -> None:
+    await cancel_the_leader(make(redis_url, timeout=5).cache)
+
+
+async def test_a_cancelled_leader_in_memory_cancels_nobody() -> None:
+    await cancel_the_leader(AsyncCachetoolsCacheService())
+
+
+async def cancel_the_leader(cache: Any) -> None:
+    is_loading, release = asyncio.Event(), asyncio.Event()
     loads: list[int] = []
 
     async def load() -> int:
         loads.append(1)
+        is_loading.set()
         await release.wait()
         return 7
 
     leader = asyncio.create_task(cache.get_or_set("k", load))
-    await asyncio.sleep(0)
+    await is_loading.wait()
     waiters = [asyncio.create_task(cache.get_or_set("k", load)) for _ in range(5)]
     await asyncio.sleep(0)
     leader.cancel()
@@ -316,6 +386,28 @@ def test_loads_are_shared_between_event_loops() -> None:
     for thread in threads:
         thread.join()
     assert (results, len(loads)) == ([7] * 4, 1)
+
+
+@pytest.mark.parametrize("kind", ["async redis", "async hybrid"])
+def test_one_cache_serves_one_event_loop_after_another_and_several_at_once(kind: str, redis_url: str) -> None:
+    cache = build(kind, redis_url, timeout=5)
+
+    async def use(number: int) -> int:
+        await cache.set(f"row:{number}", number)
+        assert await cache.get(f"row:{number}") == number
+        await cache.delete("shared")
+        return int(await cache.get_or_set("shared", partial(asyncio.sleep, 0.01, 7), type=int))
+
+    assert [asyncio.run(use(number)) for number in range(3)] == [7] * 3
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda: results.append(asyncio.run(use(5)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert results == [7] * 4
+    assert not cache.is_degraded
+    asyncio.run(cache.aclose())
 
 
 def test_two_loads_that_wait_for_each_other_are_refused() -> None:
