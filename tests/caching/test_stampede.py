@@ -246,16 +246,18 @@ async def fail_for_200(cache: Uniform) -> None:
     """All 200 ask before the load fails: they get that one error at once, and nobody loads again for it."""
     loads: list[int] = []
 
+    def all_wait() -> bool:
+        return waiting(cache, "failing") == 199 + cache.is_async
+
     async def fail_later() -> int:
-        while waiting(cache, "failing") < 199 + cache.is_async:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(until, all_wait, 60)
         raise LookupError("no such row")
 
     def fail() -> Any:
         loads.append(1)
         if cache.is_async:
             return fail_later()
-        until(lambda: waiting(cache, "failing") == 199, 60)
+        until(all_wait, 60)
         raise LookupError("no such row")
 
     errors = await cache.at_once(200, "failing", fail, type=int)

@@ -450,7 +450,7 @@ class Engine:
         try:
             refuse_excess(payload, type(cast(object, loaded.value)))
         except UncacheableValueError as error:
-            self.reject(request.key, str(error))
+            self.reject(request.key, "too large or too deep", str(error))
             return False
         return True
 
@@ -532,13 +532,18 @@ class Engine:
 
     # Telling
 
-    def reject(self, key: str, reason: str) -> None:
-        """An entry cannot be used: a miss, and one warning for each group and reason."""
-        group = group_of(key)
-        if (group, reason) not in self._warned and len(self._warned) < 1000:
-            self._warned.add((group, reason))
-            _logger.warning("a cached entry%s is passed over: %s", f" of {group!r}" if group else "", reason)
-        self._tell(CacheRejected(reason, self.label(key)) if self.report else None)
+    def reject(self, key: str, reason: str, detail: str = "") -> None:
+        """An entry cannot be used: a miss, and one warning for each region and reason.
+
+        The reason is one of a few, since it labels what is reported; what differs from case to case is its detail.
+        """
+        label = self.label(key)
+        if (label, reason) not in self._warned and len(self._warned) < 1000:
+            self._warned.add((label, reason))
+            _logger.warning(
+                "a cached entry%s is passed over: %s", f" of {label!r}" if label else "", detail or reason
+            )  # fmt: skip
+        self._tell(CacheRejected(reason, label) if self.report else None)
 
     def label(self, key: str) -> str:
         """The region a key is in, if one was declared; what callers put into keys is no label."""
