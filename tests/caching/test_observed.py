@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -115,7 +116,8 @@ async def test_nothing_of_keys_values_or_tags_is_in_any_record(
             await cache.delete(name)
             await cache.get_or_set(name, lambda: Loaded(SECRET, ttl=0.01), policy=policy)
             await asyncio.sleep(0.02)
-            await cache.get_or_set(name, fail, policy=policy)
+            with suppress(OSError):  # where Redis and with it the local copies have just gone
+                await cache.get_or_set(name, fail, policy=policy)
             await cache.get_or_set(f"{name}:large", lambda: SECRET * 100_000)
         await cache.delete_by_tag(SECRET)
         await cache.delete_by_pattern(f"{SECRET}*")
