@@ -184,6 +184,13 @@ def deploy(session: nox.Session) -> None:
 
 
 @nox.session
+def topologies(session: nox.Session) -> None:
+    """The whole contract of the cache on Redis Cluster, failovers by Sentinel, TLS and ACL users."""
+    install(session, "test")
+    pytest(session, "tests/caching/test_topologies.py", "-m", "soak or not soak")
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """The long and heavy tests."""
     install(session, "test")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+import trustme
 
 from araponga_infra.caching import MISSING, RedisCacheService
 from araponga_infra.errors import InvalidArgumentError
-from araponga_infra.testing.caching import SharedCacheContract
+from araponga_infra.testing.caching import SharedCacheContract, Uniform
 from tests.caching.conftest import Make, build, hears, trusts, until
 from tests.caching.sentinel import Watcher, watched
+from tests.caching.tls_front import ending_tls
 from tests.servers.redis_cluster import redis_cluster
-from tests.servers.redis_server import RedisServer
+from tests.servers.redis_server import RedisOptions, RedisServer
 
 pytestmark = pytest.mark.anyio
 
@@ -107,6 +112,17 @@ async def own_client(kind: str, redis_url: str) -> AsyncIterator[Any]:
         client.close()
 
 
+@pytest.fixture
+def tls_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """A port that ends TLS in front of Redis, and the file of the authority that its certificate is from."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ending_tls(context, redis_server.port) as port:
+        yield port, str(tmp_path / "ca.pem")
+
+
 async def test_a_client_of_the_hosts_is_used_and_left_open(make: Make, own_client: Any) -> None:
     cache = make(own_client, timeout=1)
     await cache.set("row:1", {"a": 1})
@@ -119,6 +135,59 @@ async def test_a_client_of_the_hosts_is_used_and_left_open(make: Make, own_clien
     await (cache.aclose() if cache.is_async else cache.close())
     answer = own_client.ping()
     assert (await answer) if cache.is_async else answer
+
+
+async def test_a_user_with_no_more_rights_than_documented(
+    make: Make, kind: str, redis_server: RedisServer, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = "~araponga:* resetchannels &araponga:* +@read +@write +@scripting +@pubsub +info +time +scan"
+    redis_server.execute("ACL", "SETUSER", "cache", "reset", "on", ">pw", *rights.split())
+    redis_server.execute("ACL", "LOG", "RESET")
+    try:
+        cache = make(redis_url.replace("redis://", "redis://cache:pw@"), timeout=5)
+        await use_it_all(cache)
+        if "hybrid" in kind:
+            until(lambda: hears(cache.cache))
+        assert redis_server.execute("ACL", "LOG") == []
+        assert caplog.records == []
+    finally:
+        redis_server.execute("ACL", "DELUSER", "cache")
+
+
+async def use_it_all(cache: Uniform) -> None:
+    """Every kind of command, and Redis trusted throughout."""
+    await cache.set("row:1", 1, tags=("t",))
+    await cache.set_many({"row:2": 2, "row:3": 3, "row:4": 4})
+    assert await cache.get_or_set("row:5", lambda: 5, tags=("t",)) == 5
+    assert await cache.get_many(["row:1", "row:2", "row:5"]) == {"row:1": 1, "row:2": 2, "row:5": 5}
+    await cache.delete_by_tag("t")
+    await cache.delete_by_pattern("row:[2]")
+    await cache.delete("row:3")
+    assert await cache.get_many([f"row:{number}" for number in range(1, 6)]) == {"row:4": 4}
+    await Uniform(cache.cache.region("row", int)).clear()
+    await cache.set("row:1", 1)
+    await cache.clear()
+    assert not await cache.exists("row:1")
+    assert not cache.cache.is_degraded
+
+
+async def test_tls(tls_port: tuple[int, str], make: Make, redis_url: str) -> None:
+    """The servers of the tests need not speak TLS, so it ends in front of them."""
+    port, authority = tls_port
+    cache = make(f"rediss://127.0.0.1:{port}?ssl_ca_certs={authority}", timeout=5)
+    await use_it_all(cache)
+    await cache.set("row:1", 1)
+    assert await make(redis_url, timeout=5).get("row:1") == 1
+
+
+async def test_a_certificate_of_nobody_known_is_as_good_as_no_redis(
+    tls_port: tuple[int, str], make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make(f"rediss://127.0.0.1:{tls_port[0]}", timeout=5)
+    await cache.set("row:1", 1)
+    assert await cache.get("row:1") == 1
+    assert cache.cache.is_degraded
+    assert len(caplog.records) == 1
 
 
 async def test_a_client_of_the_other_colour_is_refused(make: Make, kind: str, redis_url: str) -> None:
