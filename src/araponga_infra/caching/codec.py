@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any, TypeAlias
 
 import msgspec
@@ -78,7 +77,6 @@ class TypeCodec:
 
 
 _codecs: dict[Any, TypeCodec] = {}
-_codecs_lock = threading.Lock()
 _MOST_CODECS = 1024
 
 
@@ -90,10 +88,9 @@ def codec_for(declared: Any) -> TypeCodec:
         codec = TypeCodec(declared)
     except TypeError:
         return TypeCodec(declared)
-    with _codecs_lock:
-        if len(_codecs) >= _MOST_CODECS:
-            _codecs.clear()
-        _codecs[declared] = codec
+    if len(_codecs) >= _MOST_CODECS:
+        _codecs.clear()
+    _codecs[declared] = codec
     return codec
 
 

@@ -58,7 +58,7 @@ class Availability:
         self._lock = threading.Lock()
         self._breaker = Breaker()
         self._journal = Journal(_MOST_NOTED)
-        self._is_warned = self._is_full_warned = False
+        self._is_warned = self._is_full_warned = self._is_ended = False
         self.is_trusted: bool = False
         self.met: Signal = Signal()
         """Lands when Redis has been met for the first time, or was found to be away."""
@@ -69,8 +69,16 @@ class Availability:
     def is_new(self) -> bool:
         return not self.met.has_landed
 
+    def end(self) -> None:
+        """The cache is being closed: what fails from here on says nothing about Redis."""
+        self._is_ended = True
+
     def fail(self, reason: str) -> None:
         """A call or a probe got no answer."""
+        if self._is_ended:
+            self.is_trusted = False
+            self.met.land()
+            return
         with self._lock:
             before, self._breaker = self._breaker, after_failure(self._breaker, time.monotonic())
             self.is_trusted = False

@@ -257,3 +257,7 @@ class PoolControl(SyncLink):
         connection = self._pool.make_connection()
         connection.connect()
         return connection
+
+    def close(self) -> None:
+        """Until it is used again, which recovery does on connections that are new for sure."""
+        self.disconnect()

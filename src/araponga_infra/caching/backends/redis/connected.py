@@ -91,6 +91,7 @@ class ConnectedRedis:
 
     def stop(self) -> None:
         """End the thread."""
+        self._availability.end()
         self._attendant.close()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ Reply: TypeAlias = Any
 
 
 class LinkBusyError(Exception):
-    """All connections are taken: this says nothing about Redis."""
+    """All connections are taken, or the cache has just been closed: this says nothing about Redis."""
 
 
 class Link(Protocol):
@@ -42,7 +42,7 @@ class Link(Protocol):
 
         Raises:
             redis.RedisError, OSError, TimeoutError: Redis did not answer.
-            LinkBusyError: no connection was free in time.
+            LinkBusyError: no connection was free in time, or the link was closed meanwhile.
         """
         ...
 
@@ -72,6 +72,7 @@ class SyncLink:
     def __init__(self, pool: Any, *, is_ours: bool) -> None:
         self._pool = pool
         self._is_ours = is_ours
+        self._is_closed = False
         self.forget()
 
     def forget(self) -> None:
@@ -89,10 +90,15 @@ class SyncLink:
                 return [_read(connection) for _ in commands]
             except redis.ConnectionError:
                 connection.disconnect()
+                if self._is_closed:
+                    raise
             connection.send_packed_command(data, check_health=False)
             return [_read(connection) for _ in commands]
-        except BaseException:
+        except BaseException as error:
             connection.disconnect()
+            if self._is_closed and isinstance(error, Exception):
+                # Whatever redis-py makes of a connection that was closed under its hands.
+                raise LinkBusyError from error
             raise
         finally:
             self._give_back(connection)
@@ -102,6 +108,8 @@ class SyncLink:
             return self._idle.pop()
         except IndexError:
             pass
+        if self._is_closed:
+            raise LinkBusyError
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -119,13 +127,20 @@ class SyncLink:
     def _give_back(self, connection: Any) -> None:
         if self._is_ours:
             with self._lock:
-                if not self._waiting:
+                if not self._waiting and not self._is_closed:
                     self._idle.append(connection)
                     return
+            if self._is_closed:
+                connection.disconnect()
         self._pool.release(connection)
 
     def close(self) -> None:
-        """Close the connections of a pool of ours."""
+        """Close the connections of a pool of ours, those in use as well: calls under way end without an answer."""
+        self._is_closed = self._is_ours
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connections of a pool of ours; the next call opens new ones."""
         if not self._is_ours:
             return
         with self._lock:
@@ -150,6 +165,7 @@ class _LoopPool:
         self._is_ours = is_ours
         self._idle: list[Any] = []
         self._waiting = 0
+        self.is_closed: bool = False
 
     async def take(self) -> Any:
         if self._idle:
@@ -161,16 +177,19 @@ class _LoopPool:
             self._waiting -= 1
 
     async def give_back(self, connection: Any) -> None:
-        if self._is_ours and not self._waiting:
+        if self._is_ours and not self._waiting and not self.is_closed:
             self._idle.append(connection)
-        else:
-            await self._pool.release(connection)
+            return
+        if self._is_ours and self.is_closed:
+            await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
 
     async def close_with_loop(self) -> AsyncGenerator[None]:
         """Closes when it is closed, or when its event loop is."""
         try:
             yield
         finally:
+            self.is_closed = True
             if self._is_ours:
                 idle, self._idle = self._idle, []
                 with contextlib.suppress(redis.RedisError, OSError):
@@ -196,6 +215,7 @@ class AsyncLink:
         self._host_pool = host_pool
         self._budget_seconds = budget_seconds
         self._host_loop: Any = None
+        self._is_closed = False
         self.forget()
 
     def forget(self) -> None:
@@ -207,6 +227,8 @@ class AsyncLink:
 
     async def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Reply]:
         data = [pack(commands) if packed is None else packed]
+        if self._is_closed:
+            raise LinkBusyError
         known = self._pools.get(asyncio.get_running_loop())
         pool = known[0] if known is not None else await self._open()
         async with asyncio.timeout(self._budget_seconds):
@@ -217,10 +239,14 @@ class AsyncLink:
                     return [await _read_async(connection) for _ in commands]
                 except redis.ConnectionError:
                     await connection.disconnect(nowait=True)
+                    if pool.is_closed:
+                        raise
                 await _send_async(connection, data)
                 return [await _read_async(connection) for _ in commands]
-            except BaseException:
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                if pool.is_closed and isinstance(error, Exception):
+                    raise LinkBusyError from error
                 raise
             finally:
                 await pool.give_back(connection)
@@ -241,7 +267,8 @@ class AsyncLink:
         return _LoopPool(self._open_pool(), is_ours=True)
 
     async def aclose(self) -> None:
-        """Close what belongs to this loop; the others close with theirs."""
+        """Close what belongs to this loop, also under a call; the others close with theirs, and take no more calls."""
+        self._is_closed = True
         known = self._pools.pop(asyncio.get_running_loop(), None)
         if known is not None:
             await known[1].aclose()
