@@ -196,7 +196,10 @@ class SqlOperations:
 
     def _insert(self, connection: Connection, fan_out: Sequence[tuple[str, Message]]) -> None:
         if isinstance(self.sql, PostgresStatements):
-            connection.execute(self.sql.append, self._values(**_columns(fan_out)))
+            if len(fan_out) == 1 and fan_out[0][0]:
+                self.sql.append_one(connection, self._values(**_only_row(*fan_out[0])))
+            else:
+                self.sql.append(connection, self._values(**_columns(fan_out)))
         else:
             connection.execute(insert(self.tables.deliveries), self._rows(fan_out))
 
@@ -250,14 +253,14 @@ class SqlOperations:
         """Do not wait for the disk: a claim or acknowledgement that a crash of the server undoes is done again, which
         at-least-once allows (PostgreSQL manual, "Asynchronous Commit")."""
         if isinstance(self.sql, PostgresStatements):
-            connection.execute(self.sql.relax)
+            self.sql.relax(connection, {})
 
     def _complete(self, connection: Connection, completed: Sequence[Receipt]) -> int:
         by_owner: dict[str, list[int]] = {}
         for owner, delivery in completed:
             by_owner.setdefault(owner, []).append(int(delivery.id))
         done = sum(
-            connection.execute(self.sql.complete, {"ids": self._list(ids), "owner": owner}).rowcount
+            self.sql.complete(connection, {"ids": self._list(ids), "owner": owner}).rowcount
             for owner, ids in by_owner.items()
         )
         return len(completed) - done
@@ -268,7 +271,7 @@ class SqlOperations:
             values = self._values(owner=owner)
         for number, want in enumerate(wants):
             values[f"handler_{number}"], values[f"limit_{number}"] = want
-        rows = connection.execute(self.sql.claim(len(wants), ignore_due), values).all()
+        rows = self.sql.claim(len(wants), ignore_due)(connection, values).all()
         return [_delivery(tuple(row)) for row in sorted(rows, key=_by_due)]
 
     def _next_due(self, connection: Connection, wants: Sequence[Want]) -> float | None:
@@ -442,6 +445,20 @@ def _is_in_transaction(connection: Connection) -> bool:
 
 def _read_aliases(aliases: str) -> tuple[str, ...]:
     return msgspec.json.decode(aliases, type=tuple[str, ...])
+
+
+def _only_row(handler: str, message: Message) -> dict[str, Any]:
+    return {
+        "handler": handler,
+        "at": None if message.due_at is None else _at(message),
+        "delay": _delay(message),
+        "event_id": str(message.event_id),
+        "event_name": message.name,
+        "version": message.version,
+        "payload": message.payload,
+        "headers": _headers(message),
+        "ordering_key": message.ordering_key,
+    }
 
 
 def _columns(fan_out: Sequence[tuple[str, Message]]) -> dict[str, list[Any]]:

@@ -7,20 +7,42 @@ Locking Clause), so that their cost does not grow with what waits behind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Dialect, TextClause, text
+from sqlalchemy import Connection, CursorResult, Dialect, TextClause, text
 
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 
-__all__ = ["PostgresStatements", "SqliteStatements", "Statements", "statements_for"]
+__all__ = ["Compiled", "PostgresStatements", "SqliteStatements", "Statements", "statements_for"]
 
 _PENDING = "state IN ('available', 'retryable')"
+RELAX = "set_config('synchronous_commit', 'off', true)"
+"""For the rest of the transaction, COMMIT does not wait for the disk."""
 _CLAIMED = (
     "id, handler, event_id, name, version, payload, headers, published_at, attempts, losses, ordering_key, claims"
     ", due_at"
 )
+
+
+class Compiled:
+    """A statement on a hot path: written for its driver once, which SQLAlchemy would look up at every execution.
+
+    It takes and gives what the driver does, so that it suits texts with casts around their parameters.
+    """
+
+    __slots__ = ("_places", "_sql")
+
+    def __init__(self, sql: str, dialect: Dialect) -> None:
+        compiled: Any = text(sql).compile(dialect=dialect)
+        self._sql: str = compiled.string
+        self._places: list[str] | None = compiled.positiontup
+
+    def __call__(self, connection: Connection, values: Mapping[str, Any]) -> CursorResult[Any]:
+        if self._places is None:
+            return connection.exec_driver_sql(self._sql, {**values})
+        return connection.exec_driver_sql(self._sql, tuple([values[each] for each in self._places]))
 
 
 class Statements(ABC):
@@ -38,9 +60,10 @@ class Statements(ABC):
         self.accepted: str = table(tables.accepted)
         self.is_server_clock = is_server_clock
         self.now: str = self._server_clock() if is_server_clock else "CAST(:now AS BIGINT)"
-        self.claim: Callable[[int, bool], TextClause] = lru_cache(maxsize=256)(self._claim)
-        self.complete: TextClause = text(
-            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'"
+        self._dialect = dialect
+        self.claim: Callable[[int, bool], Compiled] = lru_cache(maxsize=256)(self._compiled_claim)
+        self.complete: Compiled = Compiled(
+            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'", dialect
         )
         self.acknowledge: TextClause = text(
             f"DELETE FROM {self.deliveries} WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
@@ -123,8 +146,11 @@ class Statements(ABC):
     def _named(self) -> str:
         """Rows of handler names, from the parameter `names`."""
 
+    def _compiled_claim(self, handlers: int, ignore_due: bool) -> Compiled:
+        return Compiled(self._claim(handlers, ignore_due), self._dialect)
+
     @abstractmethod
-    def _claim(self, handlers: int, ignore_due: bool) -> TextClause: ...
+    def _claim(self, handlers: int, ignore_due: bool) -> str: ...
 
     def _key_is_free(self) -> str:
         """A delivery with an ordering key waits for those before it, and for one that runs."""
@@ -153,8 +179,15 @@ class PostgresStatements(Statements):
             "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM "
             "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
         )
-        self.relax: TextClause = text("SET LOCAL synchronous_commit = off")
-        self.append: TextClause = text(
+        self.relax: Compiled = Compiled(f"SELECT {RELAX}", dialect)
+        self.append_one: Compiled = Compiled(
+            f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
+            f"published_at, ordering_key) VALUES (:handler, 'available', coalesce(CAST(:at AS BIGINT), "
+            f"{self.now} + CAST(:delay AS BIGINT)), {self._uuid(':event_id')}, :event_name, CAST(:version AS INT), "
+            f"CAST(:payload AS BYTEA), CAST(:headers AS TEXT), {self.now}, CAST(:ordering_key AS TEXT))",
+            dialect,
+        )
+        self.append: Compiled = Compiled(
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key, reason, died_at) "
             f"SELECT n.handler, CASE WHEN n.handler = '' THEN 'dead' ELSE 'available' END, "
@@ -164,7 +197,8 @@ class PostgresStatements(Statements):
             f"FROM unnest(CAST(:handlers AS TEXT[]), CAST(:ats AS BIGINT[]), CAST(:delays AS BIGINT[]), "
             f"CAST(:event_ids AS TEXT[]), CAST(:event_names AS TEXT[]), CAST(:versions AS INT[]), "
             f"CAST(:payloads AS BYTEA[]), CAST(:headers AS TEXT[]), CAST(:ordering_keys AS TEXT[])) WITH ORDINALITY "
-            f"AS n(handler, at, delay, event_id, name, version, payload, headers, key, place) ORDER BY n.place"
+            f"AS n(handler, at, delay, event_id, name, version, payload, headers, key, place) ORDER BY n.place",
+            dialect,
         )
 
     def _server_clock(self) -> str:
@@ -177,12 +211,12 @@ class PostgresStatements(Statements):
     def _named(self) -> str:
         return "SELECT unnest(CAST(:names AS TEXT[])) AS name"
 
-    def _claim(self, handlers: int, ignore_due: bool) -> TextClause:
+    def _claim(self, handlers: int, ignore_due: bool) -> str:
         heads = ", ".join(f"h{each} AS MATERIALIZED ({self._head(each, ignore_due)})" for each in range(handlers))
         picked = " UNION ALL ".join(f"SELECT id FROM h{each}" for each in range(handlers))
-        return text(
+        return (
             f"WITH {heads} UPDATE {self.deliveries} SET state = 'running', owner = :owner, claims = claims + 1 "
-            f"WHERE id = ANY(ARRAY({picked})) RETURNING {_CLAIMED}"
+            f"WHERE id = ANY(ARRAY({picked})) AND (SELECT {RELAX}) = 'off' RETURNING {_CLAIMED}"
         )
 
 
@@ -197,9 +231,9 @@ class SqliteStatements(Statements):
     def _named(self) -> str:
         return "SELECT value AS name FROM json_each(:names)"
 
-    def _claim(self, handlers: int, ignore_due: bool) -> TextClause:
+    def _claim(self, handlers: int, ignore_due: bool) -> str:
         picked = " UNION ALL ".join(f"SELECT id FROM ({self._head(each, ignore_due)})" for each in range(handlers))
-        return text(
+        return (
             f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, claims = claims + 1 "
             f"WHERE id IN ({picked}) RETURNING {_CLAIMED}"
         )
