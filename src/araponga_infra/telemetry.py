@@ -99,7 +99,10 @@ class _Guarded:
 
     def _at_once(self, record: Record) -> None:
         started = time.perf_counter()
-        self._observe(record)
+        try:
+            self._observer.observe(record)
+        except Exception as error:
+            self._warn_once(record, error)
         ended = time.perf_counter()
         if ended - started > _NOTICEABLE_SECONDS:
             self._charge(started, ended)

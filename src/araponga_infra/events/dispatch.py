@@ -55,10 +55,20 @@ class Plan:
     handler: Handler
     policy: RetryPolicy
     kind: SlotKind
+    wants_session: bool
+    wants_nothing: bool
+    """Only the event."""
 
     @classmethod
     def of(cls, handler: Handler, default: RetryPolicy) -> Plan:
-        return cls(handler, handler.policy(default), SlotKind.TASK if handler.is_async else SlotKind.THREAD)
+        wants_session = handler.session_parameter is not None
+        return cls(
+            handler,
+            handler.policy(default),
+            SlotKind.TASK if handler.is_async else SlotKind.THREAD,
+            wants_session,
+            wants_nothing=handler.context_parameter is None and not wants_session,
+        )
 
 
 class Job:
@@ -105,7 +115,7 @@ class Job:
     def call(self, clock: Clock, publish_in: PublishIn | None, session: Any = None) -> Any:
         """Call the handler with what it asks for; an async one gives an awaitable."""
         handler = self.plan.handler
-        if handler.context_parameter is None and handler.session_parameter is None:
+        if self.plan.wants_nothing:
             return handler.function(self.event)
         asked: dict[str, Any] = {}
         if handler.context_parameter is not None:
@@ -325,25 +335,25 @@ class Dispatch:
         self._busy[name] = self._busy.get(name, 0) + 1
         return True
 
-    def succeed(self, job: Job, *, is_acknowledged: bool = False) -> None:
-        """The handler returned. `is_acknowledged`: the store knows already, by the handler's own transaction."""
+    def succeed(self, job: Job) -> None:
+        """The handler returned. Where it had a session, the store knows already, by the handler's own transaction."""
+        plan, delivery = job.plan, job.delivery
         with self._lock:
             if job.is_settled:
                 return
             self._end(job)
             self.completed += 1
-            if not is_acknowledged:
-                self._completed.append((job.owner, job.delivery))
+            if not plan.wants_session:
+                self._completed.append((job.owner, delivery))
             urgency = self._urgency()
-            others = self._ready[1 - job.plan.kind]
+            others = self._ready[1 - plan.kind]
         if self._report is not None:
             seconds = self._clock.monotonic() - job.started
-            handler = job.plan.handler.name
-            self._report(DeliveryCompleted(job.delivery.name, handler, job.delivery.attempts + 1, seconds))
+            self._report(DeliveryCompleted(delivery.name, plan.handler.name, delivery.attempts + 1, seconds))
         if urgency is not None:
             self.on_settled(urgency)
         if others:
-            self.on_ready(SlotKind(1 - job.plan.kind))
+            self.on_ready(SlotKind(1 - plan.kind))
 
     def end(self, job: Job, outcome: Outcome, error: BaseException | None = None) -> None:
         """The handler did not succeed; decide what follows. A job that was settled before stays as it was."""

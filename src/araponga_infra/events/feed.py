@@ -15,7 +15,7 @@ from araponga_infra.events.values import Exchange, Receipt, Want
 __all__ = ["Feed", "Step", "new_owner"]
 
 _RECHECK_SECONDS = 0.05
-_ALERT_SECONDS = 0.05
+_ALERT_SECONDS = 0.012
 _LOOK_AGAIN_SECONDS = 0.015
 
 

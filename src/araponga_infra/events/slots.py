@@ -39,6 +39,7 @@ class TaskSlots:
         self._size = size
         self._run = run
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._idle: list[asyncio.Future[None]] = []
         self._is_notified = False
@@ -47,6 +48,7 @@ class TaskSlots:
     def start(self) -> None:
         """On the loop that will run the handlers."""
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._tasks = [
             self._loop.create_task(self._work(), name=f"araponga-events-{number}") for number in range(self._size)
         ]
@@ -54,6 +56,9 @@ class TaskSlots:
     def notify(self) -> None:
         """There may be jobs; from any thread, and any number of times for one wake-up."""
         if self._is_notified or self._loop is None or not self._idle:
+            return
+        if threading.get_ident() == self._thread:
+            self._wake()
             return
         self._is_notified = True
         try:
@@ -69,7 +74,7 @@ class TaskSlots:
                 future.set_result(None)
 
     async def _work(self) -> None:
-        take, run, streak = self._dispatch.take, self._run, 0
+        take, run, task, streak = self._dispatch.take, self._run, asyncio.current_task(), 0
         while True:
             job = take(SlotKind.TASK)
             if job is None:
@@ -77,7 +82,7 @@ class TaskSlots:
                     return
                 await self._rest()
                 continue
-            await run(job)
+            await run(job, task)
             streak += 1
             if streak >= _YIELD_AFTER:
                 streak = 0
@@ -132,7 +137,7 @@ class Runner:
 
     def __call__(self, job: Job) -> None:
         try:
-            if job.plan.handler.session_parameter is None or self.in_session is None:
+            if not job.plan.wants_session or self.in_session is None:
                 result = job.call(self.clock, self.publish_in)
             else:
                 result = self.in_session(job.receipt, lambda session: job.call(self.clock, self.publish_in, session))
@@ -147,17 +152,17 @@ class Runner:
 
 @dataclass(frozen=True)
 class AsyncRunner:
-    """Runs async handlers in the current task, and settles their jobs whatever they raise."""
+    """Runs async handlers in the current task, which it is told, and settles their jobs whatever they raise."""
 
     dispatch: Dispatch
     clock: Clock
     publish_in: PublishIn | None
     in_session: InSession | None
 
-    async def __call__(self, job: Job) -> None:
-        job.task = task = asyncio.current_task()
+    async def __call__(self, job: Job, task: asyncio.Task[Any] | None) -> None:
+        job.task = task
         try:
-            if job.plan.handler.session_parameter is None or self.in_session is None:
+            if not job.plan.wants_session or self.in_session is None:
                 result = await job.call(self.clock, self.publish_in)
             else:
                 result = await self.in_session(
@@ -174,7 +179,10 @@ class AsyncRunner:
                 raise
             self.dispatch.end(job, outcome_of_error(error), error)
         else:
-            _settle(self.dispatch, job, result)
+            if result is None:
+                self.dispatch.succeed(job)
+            else:
+                _settle(self.dispatch, job, result)
         finally:
             job.task = None
             if job.is_timed_out and task is not None:
@@ -188,13 +196,13 @@ class AsyncRunner:
             if job.task is not None:
                 job.task.cancel()
 
-        timeout = job.plan.policy.timeout_seconds
+        timeout, task = job.plan.policy.timeout_seconds, asyncio.current_task()
         if timeout is None:
-            await self(job)
+            await self(job, task)
             return
         timer = asyncio.get_running_loop().call_later(timeout, late)
         try:
-            await self(job)
+            await self(job, task)
         finally:
             timer.cancel()
 
@@ -217,9 +225,9 @@ def _is_for_the_caller(dispatch: Dispatch, error: BaseException) -> bool:
 
 
 def _settle(dispatch: Dispatch, job: Job, result: object) -> None:
-    outcome = None if result is None else outcome_of_result(result)
+    outcome = outcome_of_result(result)
     if outcome is None:
-        dispatch.succeed(job, is_acknowledged=job.plan.handler.session_parameter is not None)
+        dispatch.succeed(job)
     else:
         dispatch.end(job, outcome, result if isinstance(result, Exception) else None)
 

@@ -20,12 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from araponga_infra.events.protocols import Wake
 
-__all__ = ["NoListener", "Notifier", "PostgresListener", "channel_of"]
+__all__ = ["AsyncPostgresListener", "NoListener", "Notifier", "PostgresListener", "channel_of"]
 
 QUIET_SECONDS = 0.01
+RIDING_SECONDS = 0.02
 _TICK_SECONDS = 0.25
 _RECONNECT_SECONDS = 0.25
 _LONGEST_CHANNEL = 63
+_CLOSE_SECONDS = 2.0
 _logger = logging.getLogger("araponga_infra.events")
 
 
@@ -61,23 +63,31 @@ class Notifier:
         self._sent_at = now
         return True
 
+    def riding(self) -> str | None:
+        """The channel, when all has been quiet for so long that a NOTIFY may be part of the statement that publishes:
+        its lock is then held over that COMMIT, but seldom, and an idle worker hears a round trip earlier."""
+        now = time.monotonic()
+        if now - self._sent_at < RIDING_SECONDS:
+            return None
+        self._sent_at = now
+        return self.channel
+
+    def tell(self, connection: Connection) -> None:
+        """On a connection without a transaction. Never raises: what was committed is found by polling."""
+        if not self._is_due():
+            return
+        try:
+            self._send(connection)
+        except Exception as error:
+            _logger.debug("NOTIFY failed with %s", type(error).__name__)
+
     def notify(self, engine: Engine) -> None:
-        """Never raises: what was committed is found by polling."""
+        """As `tell`, on a connection of its own; on one of an async driver only where SQLAlchemy awaits."""
         if not self._is_due():
             return
         try:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 self._send(connection)
-        except Exception as error:
-            _logger.debug("NOTIFY failed with %s", type(error).__name__)
-
-    async def async_notify(self, engine: AsyncEngine) -> None:
-        if not self._is_due():
-            return
-        try:
-            async with engine.connect() as connection:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.run_sync(self._send)
         except Exception as error:
             _logger.debug("NOTIFY failed with %s", type(error).__name__)
 
@@ -99,31 +109,26 @@ class PostgresListener:
         engine: made for this listener, disposed of by it.
         channel: of LISTEN.
         wake: called from this thread.
-        is_async: whether the engine's driver is an async one.
     """
 
-    def __init__(self, engine: Engine, channel: str, wake: Wake, *, is_async: bool) -> None:
+    def __init__(self, engine: Engine, channel: str, wake: Wake) -> None:
         self._engine = engine
         self._channel = channel
         self._wake = wake
-        self._is_async = is_async
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="araponga-events-listen", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(2.0)
+        self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                if self._is_async:
-                    asyncio.run(self._listen_async())
-                else:
-                    self._listen()
+                self._listen()
             except Exception as error:
-                _logger.warning("LISTEN on the event store ended with %s; connecting again", type(error).__name__)
+                _warn_lost(error)
                 self._stop.wait(_RECONNECT_SECONDS)
 
     def _listen(self) -> None:
@@ -138,10 +143,45 @@ class PostgresListener:
         finally:
             self._engine.dispose()
 
-    async def _listen_async(self) -> None:
-        engine = AsyncEngine(self._engine)
+
+class AsyncPostgresListener:
+    """The same as a task of the running loop: a thread would cost a wake-up on the way of every event.
+
+    Args:
+        engine: made for this listener, disposed of by it.
+        channel: of LISTEN.
+        wake: called on the loop.
+    """
+
+    def __init__(self, engine: AsyncEngine, channel: str, wake: Wake) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._ended = threading.Event()
+        self._task = self._loop.create_task(self._run(), name="araponga-events-listen")
+        self._task.add_done_callback(lambda _: self._ended.set())
+
+    def close(self) -> None:
+        """From any thread; from another one than the loop's it waits for the connection to be closed."""
         try:
-            async with engine.connect() as connection:
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        except RuntimeError:
+            return
+        if asyncio._get_running_loop() is not self._loop:
+            self._ended.wait(_CLOSE_SECONDS)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except Exception as error:
+                _warn_lost(error)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _listen(self) -> None:
+        try:
+            async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await connection.execute(text(f'LISTEN "{self._channel}"'))
                 self._wake()
@@ -151,23 +191,28 @@ class PostgresListener:
                 else:
                     await self._listen_psycopg(driver)
         finally:
-            await engine.dispose()
+            await self._engine.dispose()
 
     async def _listen_asyncpg(self, driver: Any) -> None:
         def heard(*_: Any) -> None:
             self._wake()
 
         await driver.add_listener(self._channel, heard)
-        while not self._stop.is_set():
-            if driver.is_closed():
-                raise ConnectionError("the connection was closed")
-            await asyncio.sleep(_TICK_SECONDS)
-        await driver.remove_listener(self._channel, heard)
+        try:
+            while not driver.is_closed():  # noqa: ASYNC110 - the driver tells nobody
+                await asyncio.sleep(_TICK_SECONDS)
+        finally:
+            await driver.remove_listener(self._channel, heard)
+        raise ConnectionError("the connection was closed")
 
     async def _listen_psycopg(self, driver: Any) -> None:
-        while not self._stop.is_set():
+        while True:
             async for _ in driver.notifies(timeout=_TICK_SECONDS, stop_after=1):
                 self._wake()
+
+
+def _warn_lost(error: Exception) -> None:
+    _logger.warning("LISTEN on the event store ended with %s; connecting again", type(error).__name__)
 
 
 def _wait_for_notify(driver: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -40,6 +40,7 @@ from araponga_infra.events.values import (
 
 __all__ = ["SqlOperations", "begin_immediate"]
 
+Riding = Callable[[], str | None]
 _MICRO = 1_000_000
 _LONGEST_ID = 18
 _ROUTES_FRESH_SECONDS = 1.0
@@ -165,7 +166,8 @@ class SqlOperations:
 
     # -- publishing
 
-    def append(self, connection: Connection, messages: Sequence[Message]) -> Appended:
+    def append(self, connection: Connection, messages: Sequence[Message], riding: Riding | None = None) -> Appended:
+        """`riding` is asked for the channel of a NOTIFY that a statement of one row can take along."""
         fresh = [each for each in messages if not each.window_seconds or self._accept(connection, each)]
         routes = self._routes_for(connection, {each.name for each in fresh})
         fan_out = [(handler, each) for each in fresh for handler in routes.get(each.name) or [""]]
@@ -173,9 +175,13 @@ class SqlOperations:
         if keys:
             self._lock_keys(connection, keys)
         if fan_out:
-            self._insert(connection, fan_out)
+            self._insert(connection, fan_out, riding)
         unsubscribed = sum(1 for handler, _ in fan_out if not handler)
         return Appended(len(fan_out) - unsubscribed, len(messages) - len(fresh), unsubscribed)
+
+    def is_one_insert(self, messages: Sequence[Message]) -> bool:
+        """Whether `append` needs no transaction around it: neither a key's window nor its order has to be held."""
+        return self.is_postgres and not any(each.window_seconds or each.ordering_key is not None for each in messages)
 
     def append_in(self, connection: Connection, messages: Sequence[Message]) -> Appended:
         """`append` on the connection of a host's session."""
@@ -194,14 +200,15 @@ class SqlOperations:
         if isinstance(self.sql, PostgresStatements):
             connection.execute(self.sql.lock_keys, {"keys": [f"araponga_infra.events:{key}" for key in keys]})
 
-    def _insert(self, connection: Connection, fan_out: Sequence[tuple[str, Message]]) -> None:
-        if isinstance(self.sql, PostgresStatements):
-            if len(fan_out) == 1 and fan_out[0][0]:
-                self.sql.append_one(connection, self._values(**_only_row(*fan_out[0])))
-            else:
-                self.sql.append(connection, self._values(**_columns(fan_out)))
-        else:
+    def _insert(self, connection: Connection, fan_out: Sequence[tuple[str, Message]], riding: Riding | None) -> None:
+        if not isinstance(self.sql, PostgresStatements):
             connection.execute(insert(self.tables.deliveries), self._rows(fan_out))
+        elif len(fan_out) > 1 or not fan_out[0][0]:
+            self.sql.append(connection, self._values(**_columns(fan_out)))
+        elif riding is not None and (channel := riding()) is not None:
+            self.sql.append_one_and_notify(connection, self._values(channel=channel, **_only_row(*fan_out[0])))
+        else:
+            self.sql.append_one(connection, self._values(**_only_row(*fan_out[0])))
 
     def _rows(self, fan_out: Sequence[tuple[str, Message]]) -> list[dict[str, Any]]:
         now = self.now()
@@ -246,8 +253,17 @@ class SqlOperations:
             fenced += 1 - connection.execute(self.sql.settle, values).rowcount
         if not wants:
             return Exchange([], None, fenced)
+        return msgspec.structs.replace(self.claim(connection, owner, wants, ignore_due), fenced=fenced)
+
+    def is_one_claim(
+        self, completed: Sequence[Receipt], settlements: Sequence[Settlement], wants: Sequence[Want]
+    ) -> bool:
+        """Whether such an exchange needs no transaction around it: nothing has to happen together with the claim."""
+        return self.is_postgres and bool(wants) and not completed and not settlements
+
+    def claim(self, connection: Connection, owner: str, wants: Sequence[Want], ignore_due: bool) -> Exchange:
         claimed = self._claim(connection, owner, wants, ignore_due)
-        return Exchange(claimed, None if claimed else self._next_due(connection, wants), fenced)
+        return Exchange(claimed, None if claimed else self._next_due(connection, wants))
 
     def _relax(self, connection: Connection) -> None:
         """Do not wait for the disk: a claim or acknowledgement that a crash of the server undoes is done again, which

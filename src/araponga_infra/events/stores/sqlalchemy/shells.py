@@ -10,10 +10,16 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
 from araponga_infra.events.stores.sqlalchemy.engines import refuse_private_memory, side_engine
-from araponga_infra.events.stores.sqlalchemy.listening import NoListener, Notifier, PostgresListener
+from araponga_infra.events.stores.sqlalchemy.listening import (
+    AsyncPostgresListener,
+    NoListener,
+    Notifier,
+    PostgresListener,
+)
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
 from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
@@ -39,11 +45,44 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CAPABILITIES = Capabilities(is_durable=True, ordering=True, transactions=True)
 _SWEEP_EVERY = 600
+_IS_READ_COMMITTED = "araponga_infra.events.read_committed"
 
 
 def _transactional(engine: Engine) -> Engine:
     """READ COMMITTED on PostgreSQL, whatever the host's default: a claim must see what others have just released."""
     return engine.execution_options(isolation_level="READ COMMITTED") if engine.dialect.name == "postgresql" else engine
+
+
+def _statements_of(engine: Engine) -> Engine:
+    """For operations of one statement, which is its own transaction on PostgreSQL."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
+
+
+def _reads_committed(connection: Connection) -> bool:
+    """Whether a statement on its own is READ COMMITTED here; asked once per connection of the pool."""
+    known: bool | None = connection.info.get(_IS_READ_COMMITTED)
+    if known is None:
+        level = connection.exec_driver_sql("SHOW default_transaction_isolation").scalar()
+        known = connection.info[_IS_READ_COMMITTED] = level == "read committed"
+    return known
+
+
+def _append_and_tell(
+    connection: Connection, operations: SqlOperations, notifier: Notifier, messages: Sequence[Message]
+) -> Appended | None:
+    """On a connection without a transaction; None when this takes one."""
+    if not _reads_committed(connection):
+        return None
+    appended = operations.append(connection, messages, notifier.riding)
+    notifier.tell(connection)
+    return appended
+
+
+def _claim_if_committed(
+    connection: Connection, operations: SqlOperations, owner: str, wants: Sequence[Want], ignore_due: bool
+) -> Exchange | None:
+    """On a connection without a transaction; None when this takes one."""
+    return operations.claim(connection, owner, wants, ignore_due) if _reads_committed(connection) else None
 
 
 class SqlStore:
@@ -57,6 +96,7 @@ class SqlStore:
         self._watchdog = watchdog or Watchdog()
         self._engine = engine
         self._transactions = _transactional(engine)
+        self._statements = _statements_of(engine)
         self._operations = operations
         self._notifier = notifier
 
@@ -80,6 +120,18 @@ class SqlStore:
         with naming_missing_tables(), self._transactions.begin() as connection:
             return operation(connection, *args, **kwargs)
 
+    def _append_at_once(self, messages: Sequence[Message]) -> Appended | None:
+        with naming_missing_tables(), self._statements.connect() as connection:
+            return _append_and_tell(connection, self._operations, self._notifier, messages)
+
+    def _claim_at_once(self, owner: str, wants: Sequence[Want], ignore_due: bool) -> Exchange | None:
+        with (
+            naming_missing_tables(),
+            self._statements.connect() as connection,
+            self._watchdog.watch(connection),
+        ):
+            return _claim_if_committed(connection, self._operations, owner, wants, ignore_due)
+
     def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
         return self._watched(self._operations.register, subscriptions)
 
@@ -87,6 +139,10 @@ class SqlStore:
         self._write(self._operations.forget, handler)
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
+        if self._operations.is_one_insert(messages):
+            told = self._append_at_once(messages)
+            if told is not None:
+                return told
         appended = self._write(self._operations.append, messages)
         self._notifier.notify(self._engine)
         return appended
@@ -103,6 +159,10 @@ class SqlStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
+        if self._operations.is_one_claim(completed, settlements, wants):
+            claimed = self._claim_at_once(owner, wants, ignore_due)
+            if claimed is not None:
+                return claimed
         return self._watched(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
 
     def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
@@ -139,7 +199,7 @@ class SqlStore:
         if not self._operations.is_postgres:
             return NoListener()
         return _WatchedListener(
-            self._watchdog, PostgresListener(side_engine(self._engine), self._notifier.channel, wake, is_async=False)
+            self._watchdog, PostgresListener(side_engine(self._engine), self._notifier.channel, wake)
         )
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
@@ -184,29 +244,25 @@ class SqlStore:
 
 
 class AsyncSqlStore:
-    """For async code, on the event loop whose engine it uses."""
+    """For async code, on the event loop whose engine it uses.
+
+    The plain store does the work, and SQLAlchemy awaits its driver's calls: in one piece, since each step of an
+    AsyncConnection of its own costs as much as a statement.
+    """
 
     capabilities = CAPABILITIES
 
     def __init__(self, engine: AsyncEngine, operations: SqlOperations, notifier: Notifier) -> None:
         self._engine = engine
-        self._transactions = AsyncEngine(_transactional(engine.sync_engine))
         self._operations = operations
         self._notifier = notifier
+        self._plain = SqlStore(engine.sync_engine, operations, notifier)
 
     async def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def in_transaction(connection: Connection) -> T:
-            begin_immediate(connection, self._operations.sql.workers)
-            return operation(connection, *args, **kwargs)
-
-        with naming_missing_tables():
-            async with self._transactions.begin() as connection:
-                return await connection.run_sync(in_transaction)
+        return await greenlet_spawn(self._plain._write, operation, *args, **kwargs)
 
     async def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with naming_missing_tables():
-            async with self._transactions.begin() as connection:
-                return await connection.run_sync(operation, *args, **kwargs)
+        return await greenlet_spawn(self._plain._read, operation, *args, **kwargs)
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
         return await self._write(self._operations.register, subscriptions)
@@ -214,10 +270,8 @@ class AsyncSqlStore:
     async def forget(self, handler: str) -> None:
         await self._write(self._operations.forget, handler)
 
-    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
-        appended = await self._write(self._operations.append, messages)
-        await self._notifier.async_notify(self._engine)
-        return appended
+    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
+        return await greenlet_spawn(self._plain.append, messages, capacity=capacity)
 
     async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
@@ -231,7 +285,9 @@ class AsyncSqlStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
-        return await self._write(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
+        return await greenlet_spawn(
+            self._plain.exchange, owner, completed, settlements, wants, ignore_due=ignore_due
+        )
 
     async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
         return await self._write(self._operations.claim_alone, owner, handlers)
@@ -269,7 +325,7 @@ class AsyncSqlStore:
         refuse_private_memory(engine)
         if not self._operations.is_postgres:
             return NoListener()
-        return PostgresListener(side_engine(engine), self._notifier.channel, wake, is_async=True)
+        return AsyncPostgresListener(AsyncEngine(side_engine(engine)), self._notifier.channel, wake)
 
     async def beat(self, owner: str, lease_seconds: float) -> bool:
         return await self._write(self._operations.beat, owner, lease_seconds)
@@ -293,10 +349,7 @@ class AsyncSqlStore:
         return await self._read(self._operations.dead_letter, letter)
 
     async def redrive(self, letters: Iterable[str]) -> int:
-        redriven = await self._write(self._operations.redrive, list(letters))
-        if redriven:
-            await self._notifier.async_notify(self._engine)
-        return redriven
+        return await greenlet_spawn(self._plain.redrive, letters)
 
     async def discard(self, letters: Iterable[str]) -> int:
         return await self._write(self._operations.discard, list(letters))

@@ -180,13 +180,14 @@ class PostgresStatements(Statements):
             "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
         )
         self.relax: Compiled = Compiled(f"SELECT {RELAX}", dialect)
-        self.append_one: Compiled = Compiled(
+        one_row = (
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key) VALUES (:handler, 'available', coalesce(CAST(:at AS BIGINT), "
             f"{self.now} + CAST(:delay AS BIGINT)), {self._uuid(':event_id')}, :event_name, CAST(:version AS INT), "
-            f"CAST(:payload AS BYTEA), CAST(:headers AS TEXT), {self.now}, CAST(:ordering_key AS TEXT))",
-            dialect,
+            f"CAST(:payload AS BYTEA), CAST(:headers AS TEXT), {self.now}, CAST(:ordering_key AS TEXT))"
         )
+        self.append_one: Compiled = Compiled(one_row, dialect)
+        self.append_one_and_notify: Compiled = Compiled(f"{one_row} RETURNING pg_notify(:channel, '')", dialect)
         self.append: Compiled = Compiled(
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key, reason, died_at) "
