@@ -1,7 +1,9 @@
-"""Background events next to what is possible and to their peers, in one run: `python -m benchmarks.events [--write]`.
+"""Background events next to what is possible and to their peers: `python -m benchmarks.events [PART ...] [--write]`.
 
-Ratios are what counts: the machine's own speed cancels out of them. Each figure is the median of its rounds; in each
-round everything is measured once, in turn. Peers (huey, taskiq, taskiq-redis) are measured where they are installed.
+Ratios are what counts: the machine's own speed cancels out of them. Within a part everything is measured in turn, once
+a round, and a ratio is the median of the rounds' ratios. `--write` keeps the parts that ran in docs/benchmarks/events.*
+next to those of earlier runs, so that a part can have the machine for itself. Peers (`benchmarks.event_peers`) are
+measured where they are installed.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import redis.asyncio
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from araponga_infra.events import (
     AsyncBackgroundEventProcessor,
@@ -36,21 +39,33 @@ from araponga_infra.events import (
     SqlAlchemyEventStore,
     event,
 )
-from araponga_infra.events.values import Want
+from araponga_infra.events.values import Receipt, Want
 from araponga_infra.telemetry import Record
+from benchmarks import event_peers
+from benchmarks.event_peers import SLOTS, TEXT, Arrivals, Latency, Measured, per_second
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis_server import RedisServer
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks"
-SLOTS = 5
-Measured = dict[str, float]
+FIGURES = OUTPUT / "events.json"
+NOTES = "\n## What stands in the way\n"
+Clock = Callable[[], float]
 
 
 @event("bench.posted", version=1)
 @dataclass(frozen=True)
 class Posted:
     number: int
-    text: str = "x" * 80
+    text: str = TEXT
+
+
+class Base(DeclarativeBase): ...
+
+
+class Note(Base):
+    __tablename__ = "note"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[int]
 
 
 class Counter:
@@ -62,90 +77,77 @@ class Counter:
         self.count += 1
 
 
-def per_second(number: int, begin: float) -> float:
-    return number / (time.perf_counter() - begin)
-
-
 # -- ours
 
 
-async def measure(source: EventStoreSource, number: int, prefix: str, *, one_by_one: int = 1000) -> Measured:
+async def measure(
+    source: EventStoreSource, number: int, prefix: str, *, one_by_one: int = 1000, clock: Clock = time.perf_counter
+) -> Measured:
     """Publish one by one and in batches of 100, then drain it all with five slots."""
-    router, done, seen = EventRouter(), asyncio.Event(), 0
+    router, arrivals = EventRouter(), Arrivals(number)
 
     @router.subscribe(Posted)
     async def handle(_posted: Posted) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            done.set()
+        arrivals.note()
 
-    publisher = AsyncBackgroundEventProcessor(source, routers=[router], consume=False, max_queued=10**7)
+    publisher = AsyncBackgroundEventProcessor(
+        source, routers=[router], consume=False, max_queued=10**7, observer=Counter()
+    )
     await publisher.start()
-    begin = time.perf_counter()
+    begin = clock()
     for each in range(one_by_one):
         await publisher.publish(Posted(each))
-    single = per_second(one_by_one, begin)
-    begin = time.perf_counter()
+    single = per_second(one_by_one, begin, clock)
+    begin = clock()
     for first in range(one_by_one, number, 100):
         await publisher.publish_many([Posted(first + each) for each in range(100)])
-    batched = per_second(number - one_by_one, begin)
+    batched = per_second(number - one_by_one, begin, clock)
     worker = AsyncBackgroundEventProcessor(source, routers=[router], observer=Counter(), max_concurrency=SLOTS)
-    begin = time.perf_counter()
+    begin = clock()
     await worker.start()
-    await done.wait()
-    drained = per_second(number, begin)
+    await arrivals.done.wait()
+    drained = per_second(number, begin, clock)
     await worker.stop()
     await publisher.stop()
     return {f"{prefix} publish": single, f"{prefix} publish_many": batched, f"{prefix} drain": drained}
 
 
-async def idle_latency(source: EventStoreSource, number: int) -> float:
-    """Milliseconds from the call of publish to the start of the handler, on an idle processor; the median."""
-    router, begun, taken = EventRouter(), 0.0, list[float]()
-    arrived = asyncio.Event()
+async def idle_latency(source: EventStoreSource, number: int) -> Measured:
+    router, latency = EventRouter(), Latency()
 
     @router.subscribe(Posted, name="idle")
     async def handle(_posted: Posted) -> None:
-        taken.append((time.perf_counter() - begun) * 1000)
-        arrived.set()
+        latency.note()
 
     async with (
-        AsyncBackgroundEventProcessor(source, routers=[router]),
-        AsyncBackgroundEventProcessor(source, consume=False) as publisher,
+        AsyncBackgroundEventProcessor(source, routers=[router], observer=Counter()),
+        AsyncBackgroundEventProcessor(source, consume=False, observer=Counter()) as publisher,
     ):
-        for each in range(number):
-            await asyncio.sleep(0.03)
-            arrived.clear()
-            begun = time.perf_counter()
-            await publisher.publish(Posted(each))
-            await arrived.wait()
-    return statistics.median(taken)
+        await asyncio.sleep(0.5)
+        found = await latency.measure(number, lambda: publisher.publish(Posted(1)))
+    return {f"PostgreSQL idle latency {name}, ms": value for name, value in found.items()}
 
 
 # -- what is possible
 
 
-async def bare_queue(number: int) -> Measured:
+async def bare_queue(number: int, clock: Clock) -> Measured:
     queue: asyncio.Queue[Posted] = asyncio.Queue()
-    begin = time.perf_counter()
+    begin = clock()
     for each in range(number):
         await queue.put(Posted(each))
-    put = per_second(number, begin)
-    seen, done = 0, asyncio.Event()
+    put = per_second(number, begin, clock)
+    arrivals = Arrivals(number)
 
     async def work() -> None:
-        nonlocal seen
         while True:
             await queue.get()
-            seen += 1
-            if seen == number:
-                done.set()
+            arrivals.note()
 
-    begin = time.perf_counter()
+    begin = clock()
     workers = [asyncio.create_task(work()) for _ in range(SLOTS)]
-    await done.wait()
-    drained = per_second(number, begin)
+    await arrivals.done.wait()
+    drained = per_second(number, begin, clock)
     for worker in workers:
         worker.cancel()
     return {"asyncio.Queue put": put, "asyncio.Queue drain": drained}
@@ -184,127 +186,128 @@ async def _claim(engine: AsyncEngine, statement: Any) -> list[int]:
 
 
 async def outbox_cost(engine: AsyncEngine, source: EventStoreSource, number: int) -> Measured:
-    """A small transaction, two inserts, without and with `publish_in`; microseconds."""
+    """Small transactions, in turn without and with `publish_in`, and with what it cannot do without; microseconds."""
     async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE IF NOT EXISTS note (number INT)"))
+        await connection.run_sync(Base.metadata.create_all)
     router = EventRouter()
     router.subscribe(Posted, name="costs")(_ignore)
-    publisher = AsyncBackgroundEventProcessor(source, routers=[router], consume=False)
+    publisher = AsyncBackgroundEventProcessor(source, routers=[router], consume=False, observer=Counter())
     await publisher.start()
-    await publisher.forget_handler("handle")
+    note = text("INSERT INTO note (number) VALUES (1)")
 
-    async def transaction(is_publishing: bool) -> float:
-        begin = time.perf_counter()
-        async with AsyncSession(engine) as session, session.begin():
-            await session.execute(text("INSERT INTO note VALUES (1)"))
-            await session.execute(text("INSERT INTO note VALUES (2)"))
-            if is_publishing:
-                publisher.publish_in(session, Posted(1))
-        return (time.perf_counter() - begin) * 1e6
+    async def two(session: AsyncSession) -> None:
+        await session.execute(note)
+        await session.execute(note)
 
-    pairs = [(await transaction(False), await transaction(True)) for _ in range(number)]
+    async def three(session: AsyncSession) -> None:
+        await two(session)
+        await session.execute(note)
+
+    async def two_and_publish(session: AsyncSession) -> None:
+        await two(session)
+        publisher.publish_in(session, Posted(1))
+
+    async def entities(session: AsyncSession) -> None:
+        read = await session.get_one(Note, 1)
+        read.number += 1
+        session.add(Note(number=2))
+
+    async def entities_and_publish(session: AsyncSession) -> None:
+        await entities(session)
+        publisher.publish_in(session, Posted(1))
+
+    modes = {
+        "two INSERTs, us": two,
+        "three INSERTs, us": three,
+        "two INSERTs and publish_in, us": two_and_publish,
+        "read, change and add an entity, us": entities,
+        "read, change and add an entity, and publish_in, us": entities_and_publish,
+    }
+    async with AsyncSession(engine) as session, session.begin():
+        session.add(Note(number=0))
+    taken: dict[str, list[float]] = {name: [] for name in modes}
+    for _ in range(number):
+        for name, work in modes.items():
+            begin = time.perf_counter()
+            async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+                await work(session)
+            taken[name].append((time.perf_counter() - begin) * 1e6)
     await publisher.stop()
-    plain, publishing = (statistics.median(each) for each in zip(*pairs, strict=True))
-    return {"small transaction, us": plain, "with publish_in, us": publishing}
+    return {name: statistics.median(each) for name, each in taken.items()}
 
 
 async def _ignore(_posted: Posted) -> None: ...
 
 
-async def claim_at_depth(engine: AsyncEngine, source: EventStoreSource, depth: int) -> float:
-    """Milliseconds for a claim of 100 in front of `depth` queued deliveries; the median."""
+async def publish_deep(source: EventStoreSource, name: str, depth: int) -> None:
     router = EventRouter()
-    router.subscribe(Posted, name="deep")(_ignore)
+    router.subscribe(Posted, name=name)(_ignore)
     publisher = AsyncBackgroundEventProcessor(source, routers=[router], consume=False)
     await publisher.start()
-    for _ in range(depth // 5000):
+    for _ in range(0, depth, 5000):
         await publisher.publish_many([Posted(each) for each in range(5000)])
     await publisher.stop()
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(text("ANALYZE araponga_deliveries"))
-    store, taken = source.async_store(), list[float]()
 
-    await store.join("bench", 3600.0)
-    for _ in range(30):
+
+async def claims(source: EventStoreSource, number: int) -> float:
+    """Milliseconds for a claim of 100 that acknowledges the 100 before; the median."""
+    store, taken, completed = source.async_store(), list[float](), list[Receipt]()
+    owner = uuid4().hex
+    await store.join(owner, 3600.0)
+    for _ in range(number):
         begin = time.perf_counter()
-        exchange = await store.exchange("bench", [], [], [Want("deep", 100)])
+        exchange = await store.exchange(owner, completed, [], [Want("deep", 100)])
         taken.append((time.perf_counter() - begin) * 1000)
         assert len(exchange.deliveries) == 100
+        completed = [(owner, each) for each in exchange.deliveries]
+    await store.exchange(owner, completed, [], [])
+    await store.leave(owner)
     return statistics.median(taken)
 
 
-# -- peers
+async def vacuum(engine: AsyncEngine) -> None:
+    """What autovacuum does on a server that has it."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM (ANALYZE) araponga_deliveries"))
 
 
-async def taskiq_in_memory(number: int) -> Measured:
-    taskiq: Any = import_module("taskiq")
-    broker, seen = taskiq.InMemoryBroker(), 0
-
-    @broker.task  # type: ignore[untyped-decorator]
-    async def handle(_number: int, _text: str) -> None:
-        nonlocal seen
-        seen += 1
-
-    await broker.startup()
-    begin = time.perf_counter()
-    for each in range(number):
-        await handle.kiq(each, "x" * 80)
-    await broker.wait_all()
-    rate = per_second(seen, begin)
-    await broker.shutdown()
-    return {"taskiq in memory, publish and drain": rate}
+async def at_depth(engine: AsyncEngine, source: EventStoreSource, depth: int) -> Measured:
+    await publish_deep(source, "deep", depth)
+    await vacuum(engine)
+    return {f"claim of 100 at {depth:,} queued, ms": await claims(source, 50)}
 
 
-def huey_on_sqlite(folder: Path, number: int) -> Measured:
-    peer: Any = import_module("huey")
-    huey: Any = peer.SqliteHuey(filename=str(folder / "huey.db"), results=False)
-
-    @huey.task()  # type: ignore[untyped-decorator]
-    def handle(_number: int, _text: str) -> None: ...
-
-    for each in range(number):
-        handle(each, "x" * 80)
-    begin = time.perf_counter()
-    while (task := huey.dequeue()) is not None:
-        huey.execute(task)
-    return {"huey on SQLite, drain": per_second(number, begin)}
-
-
-async def taskiq_on_redis(url: str, number: int) -> Measured:
-    taskiq_redis: Any = import_module("taskiq_redis")
-    receiving: Any = import_module("taskiq.receiver")
-    broker, seen, done = taskiq_redis.RedisStreamBroker(url), 0, asyncio.Event()
-
-    @broker.task  # type: ignore[untyped-decorator]
-    async def handle(_number: int, _text: str) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            done.set()
-
-    await broker.startup()
-    for each in range(number):
-        await handle.kiq(each, "x" * 80)
-    receiver, finish = receiving.Receiver(broker, max_async_tasks=SLOTS), asyncio.Event()
-    begin = time.perf_counter()
-    task = asyncio.create_task(receiver.listen(finish))
-    await done.wait()
-    rate = per_second(number, begin)
-    finish.set()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await broker.shutdown()
-    return {"taskiq on Redis streams, drain": rate}
+async def under_snapshot(engine: AsyncEngine, source: EventStoreSource, churned: int) -> Measured:
+    """While somebody's transaction sees what is long done, nothing of it can be vacuumed, from table nor index."""
+    await publish_deep(source, "deep", churned + 20_000)
+    await vacuum(engine)
+    before = await claims(source, 50)
+    async with engine.connect() as holder:
+        await holder.execution_options(isolation_level="REPEATABLE READ")
+        await holder.execute(text("SELECT count(*) FROM araponga_deliveries"))
+        await claims(source, churned // 100)
+        await vacuum(engine)
+        held = await claims(source, 50)
+    await vacuum(engine)
+    after = await claims(source, 50)
+    return {
+        "claim of 100, ms": before,
+        f"claim of 100 over {churned:,} rows that a snapshot holds, ms": held,
+        "claim of 100 once the snapshot is gone, ms": after,
+    }
 
 
-# -- one round of each
+# -- one round of each part
 
 
 async def memory_round(number: int) -> Measured:
-    found = await bare_queue(number) | await measure(InMemoryEventStore(), number, "memory", one_by_one=number // 2)
+    """On the processor's clock: nothing here waits, and other programs shall not be counted."""
+    clock = time.process_time
+    found = await bare_queue(number, clock)
+    found |= await measure(InMemoryEventStore(), number, "memory", one_by_one=number // 2, clock=clock)
     if find_spec("taskiq"):
-        found |= await taskiq_in_memory(min(number, 5000))
+        found |= await event_peers.taskiq_in_memory(min(number, 5000), clock)
     return found
 
 
@@ -322,17 +325,40 @@ async def sqlite_round(number: int) -> Measured:
         found = await measure(source, number, "SQLite")
         await engine.dispose()
         if find_spec("huey"):
-            found |= await asyncio.to_thread(huey_on_sqlite, Path(folder), min(number, 2000))
+            found |= await asyncio.to_thread(event_peers.huey_on_sqlite, Path(folder), min(number, 2000))
         return found
 
 
-async def postgres_round(url: str, number: int) -> Measured:
+@asynccontextmanager
+async def sql_store(url: str) -> AsyncGenerator[tuple[AsyncEngine, EventStoreSource]]:
     engine = create_async_engine(url)
     source = SqlAlchemyEventStore(engine)
-    found = await raw_table(engine, number) | await measure(source, number, "PostgreSQL")
-    found |= await outbox_cost(engine, source, 100)
-    found["PostgreSQL idle latency, ms"] = await idle_latency(source, 50)
+    await source.create_schema()
+    yield engine, source
     await engine.dispose()
+
+
+async def postgres_round(url: str, number: int) -> Measured:
+    async with sql_store(url) as (engine, source):
+        found = await raw_table(engine, number) | await measure(source, number, "PostgreSQL")
+    if find_spec("pgqueuer"):
+        found |= await event_peers.pgqueuer_on_postgres(url, number)
+    if find_spec("procrastinate"):
+        found |= await event_peers.procrastinate_on_postgres(url, min(number, 1000))
+    return found
+
+
+async def outbox_round(url: str, number: int) -> Measured:
+    async with sql_store(url) as (engine, source):
+        return await outbox_cost(engine, source, number // 10)
+
+
+async def latency_round(url: str, number: int) -> Measured:
+    found: Measured = {}
+    async with sql_store(url) as (_, source):
+        found |= await idle_latency(source, number // 100)
+    if find_spec("pgqueuer"):
+        found |= await event_peers.pgqueuer_latency(url, number // 100)
     return found
 
 
@@ -343,101 +369,189 @@ async def redis_round(url: str, number: int) -> Measured:
         left = [await client.xlen(key) for key in await client.keys("*:ready:*")]
         assert not any(left), "the streams are empty afterwards"
     if find_spec("taskiq_redis"):
-        found |= await taskiq_on_redis(url, min(number, 3000))
+        found |= await event_peers.taskiq_on_redis(url, min(number, 3000))
     return found
 
 
+async def shallow_round(url: str, number: int) -> Measured:
+    async with sql_store(url) as (engine, source):
+        return await at_depth(engine, source, number)
+
+
+async def snapshot_round(url: str, number: int) -> Measured:
+    async with sql_store(url) as (engine, source):
+        return await under_snapshot(engine, source, 8 * number)
+
+
+# -- parts
+
+
+@dataclass(frozen=True)
+class Ratio:
+    ours: str
+    theirs: str
+    aim: float
+    is_limit: bool = False
+    """Whether it should be at most `aim`."""
+
+    def of(self, rounds: list[Measured]) -> float | None:
+        found = [each[self.ours] / each[self.theirs] for each in rounds if {self.ours, self.theirs} <= each.keys()]
+        return statistics.median(found) if found else None
+
+
 RATIOS = (
-    ("memory publish", "asyncio.Queue put", 0.08),
-    ("memory drain", "asyncio.Queue drain", 0.05),
-    ("memory drain", "taskiq in memory, publish and drain", 5.0),
-    ("SQLite drain", "huey on SQLite, drain", 5.0),
-    ("PostgreSQL publish_many", "raw insert in 100s", 0.8),
-    ("PostgreSQL drain", "raw claim + ack in 100s", 0.4),
-    ("Redis drain", "taskiq on Redis streams, drain", 5.0),
+    Ratio("memory publish", "asyncio.Queue put", 0.08),
+    Ratio("memory drain", "asyncio.Queue drain", 0.05),
+    Ratio("memory drain", "taskiq in memory, publish and drain", 5),
+    Ratio("SQLite drain", "huey on SQLite, drain", 5),
+    Ratio("PostgreSQL publish_many", "raw insert in 100s", 0.8),
+    Ratio("PostgreSQL drain", "raw claim + ack in 100s", 0.4),
+    Ratio("PostgreSQL drain", "pgqueuer, drain", 3),
+    Ratio("PostgreSQL drain", "procrastinate, drain", 30),
+    Ratio("two INSERTs and publish_in, us", "two INSERTs, us", 1.25, is_limit=True),
+    Ratio(
+        "read, change and add an entity, and publish_in, us", "read, change and add an entity, us", 1.25, is_limit=True
+    ),
+    Ratio("PostgreSQL idle latency p50, ms", "pgqueuer idle latency p50, ms", 0.75, is_limit=True),
+    Ratio("Redis drain", "taskiq on Redis streams, drain", 5),
+    Ratio("claim of 100 at 1,000,000 queued, ms", "claim of 100 at 10,000 queued, ms", 2, is_limit=True),
+    Ratio("claim of 100 over 80,000 rows that a snapshot holds, ms", "claim of 100, ms", 2, is_limit=True),
 )
+"""What the part's rounds are expected to show."""
 
 
-@contextmanager
-def database(server: PostgresServer) -> Iterator[str]:
-    with server.temporary_database() as fresh:
-        yield fresh.url("asyncpg")
+class Bench:
+    """The servers and the numbers of one run; each method measures a part and gives its rounds."""
+
+    def __init__(self, postgres: PostgresServer, redis_server: RedisServer, events: int, rounds: int) -> None:
+        self._postgres = postgres
+        self._redis = redis_server
+        self._events = events
+        self._rounds = rounds
+
+    def measure(self, part: str) -> list[Measured]:
+        found: list[Measured] = getattr(self, part)()
+        return found
+
+    def memory(self) -> list[Measured]:
+        return [asyncio.run(memory_round(self._events)) for _ in range(5 * self._rounds)]
+
+    def sqlite(self) -> list[Measured]:
+        return [asyncio.run(sqlite_round(self._events)) for _ in range(self._rounds)]
+
+    def redis(self) -> list[Measured]:
+        return [asyncio.run(redis_round(self._redis.url(), self._events)) for _ in range(self._rounds)]
+
+    def postgres(self) -> list[Measured]:
+        return [self._on_database(postgres_round) for _ in range(self._rounds)]
+
+    def outbox(self) -> list[Measured]:
+        return [self._on_database(outbox_round) for _ in range(2 * self._rounds)]
+
+    def latency(self) -> list[Measured]:
+        return [self._on_database(latency_round) for _ in range(2 * self._rounds)]
+
+    def depth(self) -> list[Measured]:
+        shallow = self._on_database(shallow_round)
+        return [shallow | self._on_database(lambda url, number: shallow_round(url, 100 * number))]
+
+    def snapshot(self) -> list[Measured]:
+        return [self._on_database(snapshot_round)]
+
+    def _on_database(self, measure_once: Callable[[str, int], Coroutine[Any, Any, Measured]]) -> Measured:
+        with self._postgres.temporary_database() as fresh:
+            return asyncio.run(measure_once(fresh.url("asyncpg"), self._events))
 
 
-def rounds(number: int, measure_once: Callable[[], Awaitable[Measured]]) -> list[Measured]:
-    async def once() -> Measured:
-        return await measure_once()
-
-    return [asyncio.run(once()) for _ in range(number)]
+PARTS = ("memory", "sqlite", "postgres", "outbox", "latency", "redis", "depth", "snapshot")
 
 
-def merged(found: list[list[Measured]]) -> list[Measured]:
-    return [{name: value for part in each for name, value in part.items()} for each in zip(*found, strict=True)]
+# -- report
 
 
-def deep_queue(server: PostgresServer, depth: int) -> Measured:
-    async def measured(url: str, number: int) -> float:
-        engine = create_async_engine(url)
-        source = SqlAlchemyEventStore(engine)
-        await source.create_schema()
-        taken = await claim_at_depth(engine, source, number)
-        await engine.dispose()
-        return taken
-
-    with database(server) as url:
-        shallow = asyncio.run(measured(url, 10_000))
-    with database(server) as url:
-        deep = asyncio.run(measured(url, depth))
-    return {"claim of 100 at 10,000 queued, ms": shallow, f"claim of 100 at {depth:,} queued, ms": deep}
-
-
-def report(found: list[Measured], extra: Measured) -> str:
-    names = list(dict.fromkeys(name for each in found for name in each))
-    lines = ["# What background events cost", ""]
-    lines.append(
-        f"Python {platform.python_version()}, {platform.machine()}, {len(found)} rounds, {SLOTS} slots, events of "
-        "about 110 B, with retry, timeout and an observer. Events per second unless it says otherwise; medians. The "
-        "ratios are of the same round and the ones to look at on a machine that does other things. "
-        "`python -m benchmarks.events --write` writes this page."
+def report(parts: dict[str, list[Measured]]) -> str:
+    circumstances = (
+        f"Python {platform.python_version()}, {platform.machine()}, {SLOTS} slots, events of about 110 B, with retry, "
+        "timeout and an observer, when publishing as well. Events per second unless it says otherwise; medians of "
+        "rounds. The ratios are of the same round and the ones to look at on a machine that does other things. The "
+        "servers do not sync to disk. `python -m benchmarks.events --write` writes this page, a part at a time when "
+        "told which."
     )
-    lines += ["", "| | median |", "|-|-:|"]
-    lines += [f"| {name} | {statistics.median(each[name] for each in found):,.1f} |" for name in names]
-    lines += [f"| {name} | {value:,.2f} |" for name, value in extra.items()]
-    lines += ["", "| ratio | aim | median |", "|-|-:|-:|"]
-    for ours, theirs, aim in RATIOS:
-        ratios = [each[ours] / each[theirs] for each in found if ours in each and theirs in each]
-        shown = f"{statistics.median(ratios):.2f}" if ratios else "not installed"
-        lines.append(f"| {ours} / {theirs} | {aim} | {shown} |")
+    lines = [
+        "# What background events cost",
+        "",
+        circumstances,
+        "",
+        "![ratios to what was aimed at](events.svg)",
+        "",
+        "| ratio | aim | median |",
+        "|-|-:|-:|",
+    ]
+    for ratio, value in found_ratios(parts):
+        bound = "at most" if ratio.is_limit else "at least"
+        lines.append(f"| {ratio.ours} / {ratio.theirs} | {bound} {ratio.aim:g} | {value:.2f} |")
+    for part, rounds in parts.items():
+        names = list(dict.fromkeys(name for each in rounds for name in each))
+        lines += ["", f"## {part}, {len(rounds)} rounds" if len(rounds) > 1 else f"## {part}"]
+        lines += ["", "| | median |", "|-|-:|"]
+        for name in names:
+            value = statistics.median(each[name] for each in rounds if name in each)
+            lines.append(f"| {name} | {value:,.2f} |" if value < 100 else f"| {name} | {value:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def found_ratios(parts: dict[str, list[Measured]]) -> list[tuple[Ratio, float]]:
+    rounds = [each for part in parts.values() for each in part]
+    return [(ratio, value) for ratio in RATIOS if (value := ratio.of(rounds)) is not None]
+
+
+def plot(parts: dict[str, list[Measured]]) -> str:
+    """A bar per ratio, to its aim, on a logarithmic scale; as an SVG that needs no library."""
+    bar, left, width = 26, 560, 300
+    rows: list[str] = []
+    reached = [
+        (f"{ratio.ours} / {ratio.theirs}", ratio.aim / value if ratio.is_limit else value / ratio.aim)
+        for ratio, value in found_ratios(parts)
+    ]
+    largest = max([2.0, *(value for _, value in reached)])
+    unit = width / math.log2(4 * largest)
+    for at, (name, value) in enumerate(reached):
+        length = max(2.0, unit * math.log2(4 * value))
+        colour = "#4a7c59" if value >= 1 else "#b5533c"
+        rows.append(
+            f'<text x="{left - 8}" y="{at * bar + 18}" text-anchor="end">{name}</text>'
+            f'<rect x="{left}" y="{at * bar + 4}" width="{length:.0f}" height="18" fill="{colour}"/>'
+            f'<text x="{left + length + 6:.0f}" y="{at * bar + 18}">{value:.2f} of the aim</text>'
+        )
+    aim, height = left + 2 * unit, len(rows) * bar + 8
+    line = f'<line x1="{aim:.0f}" y1="0" x2="{aim:.0f}" y2="{height}" stroke="#222" stroke-dasharray="4 3"/>'
+    size = f'width="{left + width + 110}" height="{height}" font-family="sans-serif" font-size="12"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(rows)}{line}</svg>\n'
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
     arguments.add_argument("--events", type=int, default=10_000)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--depth", type=int, default=100_000, help="queued deliveries in front of a claim")
-    arguments.add_argument("--write", action="store_true", help="write docs/benchmarks/events.*")
+    arguments.add_argument("--write", action="store_true", help="keep the parts in docs/benchmarks/events.*")
     chosen = arguments.parse_args()
     with PostgresServer.create() as postgres, RedisServer.create() as redis_server:
-
-        async def on_postgres() -> Measured:
-            with database(postgres) as url:
-                return await postgres_round(url, chosen.events)
-
-        found = merged(
-            [
-                rounds(chosen.rounds, lambda: memory_round(chosen.events)),
-                rounds(chosen.rounds, lambda: sqlite_round(chosen.events)),
-                rounds(chosen.rounds, on_postgres),
-                rounds(chosen.rounds, lambda: redis_round(redis_server.url(), chosen.events)),
-            ]
-        )
-        extra = deep_queue(postgres, chosen.depth)
-    page = report(found, extra)
-    print(page)
+        bench = Bench(postgres, redis_server, chosen.events, chosen.rounds)
+        measured = {part: bench.measure(part) for part in chosen.parts or PARTS}
+    print(report(measured))
     if chosen.write:
-        (OUTPUT / "events.md").write_text(page)
-        (OUTPUT / "events.json").write_text(json.dumps({"rounds": found, "depth": extra}, indent=1) + "\n")
+        kept: dict[str, list[Measured]] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        every = {part: measured.get(part) or kept[part] for part in PARTS if part in measured or part in kept}
+        FIGURES.write_text(json.dumps(every, indent=1) + "\n")
+        (OUTPUT / "events.md").write_text(report(every) + notes())
+        (OUTPUT / "events.svg").write_text(plot(every))
+
+
+def notes() -> str:
+    """What is written by hand below the figures."""
+    written = (OUTPUT / "events.md").read_text() if (OUTPUT / "events.md").exists() else ""
+    return written[written.index(NOTES) :] if NOTES in written else ""
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.events.errors import LeaseLostError
 from araponga_infra.events.lifecycle import place_of
 from araponga_infra.events.protocols import Settlement
+from araponga_infra.events.stores.sqlalchemy.heads import LOWEST, Heads
 from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.statements import PostgresStatements, Statements, statements_for
 from araponga_infra.events.stores.sqlalchemy.tables import EventTables
@@ -79,6 +80,7 @@ class SqlOperations:
         self.is_postgres: bool = dialect.name == "postgresql"
         self._is_server_clock = self.is_postgres and clock is None
         self.sql: Statements = statements_for(tables, dialect, is_server_clock=self._is_server_clock)
+        self._heads = Heads()
         self._routes: dict[str, list[str]] = {}
         self._routes_read_at = float("-inf")
 
@@ -285,9 +287,11 @@ class SqlOperations:
         values: dict[str, Any] = {"owner": owner}
         if not ignore_due:
             values = self._values(owner=owner)
-        for number, want in enumerate(wants):
-            values[f"handler_{number}"], values[f"limit_{number}"] = want
+        floors = [self._heads.floor(each.handler) if self._is_server_clock else LOWEST for each in wants]
+        for number, (want, floor) in enumerate(zip(wants, floors, strict=True)):
+            values[f"handler_{number}"], values[f"limit_{number}"], values[f"floor_{number}"] = *want, floor
         rows = self.sql.claim(len(wants), ignore_due)(connection, values).all()
+        self._heads.note(wants, floors, [(row.handler, row.due_at) for row in rows])
         return [_delivery(tuple(row)) for row in sorted(rows, key=_by_due)]
 
     def _next_due(self, connection: Connection, wants: Sequence[Want]) -> float | None:

@@ -259,10 +259,10 @@ class AsyncSqlStore:
         self._plain = SqlStore(engine.sync_engine, operations, notifier)
 
     async def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await greenlet_spawn(self._plain._write, operation, *args, **kwargs)
+        return await greenlet_spawn(lambda: self._plain._write(operation, *args, **kwargs))
 
     async def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await greenlet_spawn(self._plain._read, operation, *args, **kwargs)
+        return await greenlet_spawn(lambda: self._plain._read(operation, *args, **kwargs))
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
         return await self._write(self._operations.register, subscriptions)
@@ -285,9 +285,7 @@ class AsyncSqlStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
-        return await greenlet_spawn(
-            self._plain.exchange, owner, completed, settlements, wants, ignore_due=ignore_due
-        )
+        return await greenlet_spawn(self._plain.exchange, owner, completed, settlements, wants, ignore_due=ignore_due)
 
     async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
         return await self._write(self._operations.claim_alone, owner, handlers)

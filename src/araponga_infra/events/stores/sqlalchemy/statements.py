@@ -1,7 +1,8 @@
 """The statements whose shape decides the speed of the SQL store, for PostgreSQL and for SQLite.
 
 Claims take the head of each handler's own index range and lock it with SKIP LOCKED (PostgreSQL manual, "SELECT", The
-Locking Clause), so that their cost does not grow with what waits behind.
+Locking Clause), so that their cost does not grow with what waits behind. They begin at a floor, so that it does not
+grow with what is long done either, as long as somebody's old snapshot keeps that in the index.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ class Statements(ABC):
         is_due = "TRUE" if ignore_due else f"due_at <= {self.now}"
         return (
             f"SELECT id FROM {self.deliveries} AS d WHERE handler = :handler_{number} AND {_PENDING} AND NOT suspect "
-            f"AND {is_due} AND {self._key_is_free()} ORDER BY due_at, id LIMIT :limit_{number} {self.lock_rows}"
+            f"AND due_at >= :floor_{number} AND {is_due} AND {self._key_is_free()} "
+            f"ORDER BY due_at, id LIMIT :limit_{number} {self.lock_rows}"
         )
 
 
