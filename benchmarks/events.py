@@ -2,7 +2,7 @@
 
 Ratios are what counts: the machine's own speed cancels out of them. Within a part everything is measured in turn, once
 a round, and a ratio is the median of the rounds' ratios. `--write` keeps the parts that ran in docs/benchmarks/events.*
-next to those of earlier runs, so that a part can have the machine for itself. Peers (`benchmarks.event_peers`) are
+next to those of earlier runs, so that a part can have the machine for itself. Peers (`benchmarks._event_peers`) are
 measured where they are installed.
 """
 
@@ -41,8 +41,8 @@ from araponga_infra.events import (
 )
 from araponga_infra.events.values import Receipt, Want
 from araponga_infra.telemetry import Record
-from benchmarks import event_peers
-from benchmarks.event_peers import SLOTS, TEXT, Arrivals, Latency, Measured, per_second
+from benchmarks import _event_peers as peers
+from benchmarks._event_peers import SLOTS, TEXT, Arrivals, Latency, Measured, per_second
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis_server import RedisServer
 
@@ -307,7 +307,7 @@ async def memory_round(number: int) -> Measured:
     found = await bare_queue(number, clock)
     found |= await measure(InMemoryEventStore(), number, "memory", one_by_one=number // 2, clock=clock)
     if find_spec("taskiq"):
-        found |= await event_peers.taskiq_in_memory(min(number, 5000), clock)
+        found |= await peers.taskiq_in_memory(min(number, 5000), clock)
     return found
 
 
@@ -325,7 +325,7 @@ async def sqlite_round(number: int) -> Measured:
         found = await measure(source, number, "SQLite")
         await engine.dispose()
         if find_spec("huey"):
-            found |= await asyncio.to_thread(event_peers.huey_on_sqlite, Path(folder), min(number, 2000))
+            found |= await asyncio.to_thread(peers.huey_on_sqlite, Path(folder), min(number, 2000))
         return found
 
 
@@ -342,9 +342,9 @@ async def postgres_round(url: str, number: int) -> Measured:
     async with sql_store(url) as (engine, source):
         found = await raw_table(engine, number) | await measure(source, number, "PostgreSQL")
     if find_spec("pgqueuer"):
-        found |= await event_peers.pgqueuer_on_postgres(url, number)
+        found |= await peers.pgqueuer_on_postgres(url, number)
     if find_spec("procrastinate"):
-        found |= await event_peers.procrastinate_on_postgres(url, min(number, 1000))
+        found |= await peers.procrastinate_on_postgres(url, min(number, 1000))
     return found
 
 
@@ -358,7 +358,7 @@ async def latency_round(url: str, number: int) -> Measured:
     async with sql_store(url) as (_, source):
         found |= await idle_latency(source, number // 100)
     if find_spec("pgqueuer"):
-        found |= await event_peers.pgqueuer_latency(url, number // 100)
+        found |= await peers.pgqueuer_latency(url, number // 100)
     return found
 
 
@@ -369,7 +369,7 @@ async def redis_round(url: str, number: int) -> Measured:
         left = [await client.xlen(key) for key in await client.keys("*:ready:*")]
         assert not any(left), "the streams are empty afterwards"
     if find_spec("taskiq_redis"):
-        found |= await event_peers.taskiq_on_redis(url, min(number, 3000))
+        found |= await peers.taskiq_on_redis(url, min(number, 3000))
     return found
 
 

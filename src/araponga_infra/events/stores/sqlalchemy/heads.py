@@ -23,8 +23,8 @@ class Heads:
     """Remembers, while claims come back full, the earliest due time in the last one of a handler. Thread-safe.
 
     What is done leaves entries in the index until it is vacuumed, which an old snapshot prevents: 80,000 of them make a
-    claim six times slower. What lies before the head nevertheless, since it was committed late or given back, is
-    found by the claim that starts at the very beginning: one a second, and every one after a claim that was not full.
+    claim six times slower. What lies before the head nevertheless, since it was committed late or given back, is found
+    by claims from the very beginning: one a second, and whenever a claim from the head is not full.
     """
 
     def __init__(self) -> None:
@@ -37,17 +37,22 @@ class Heads:
             return LOWEST
         return head.due_at
 
-    def note(self, wants: Sequence[Want], floors: Sequence[int], claimed: Iterable[tuple[str, int]]) -> None:
-        """Take in what was claimed, as handlers and due times, by a claim that started at `floors`."""
+    def note(self, wants: Sequence[Want], floors: Sequence[int], claimed: Iterable[tuple[str, int]]) -> list[Want]:
+        """Take in what was claimed, as handlers and due times, by a claim that started at `floors`.
+
+        Returns:
+            What is still wanted from before the heads.
+        """
         found: dict[str, list[int]] = {}
         for handler, due_at in claimed:
             found.setdefault(handler, []).append(due_at)
+        missing: list[Want] = []
         for (handler, limit), floor in zip(wants, floors, strict=True):
             dues = found.get(handler, ())
-            before = self._heads.get(handler)
-            if len(dues) < limit:
-                self._heads.pop(handler, None)
-            elif floor == LOWEST or before is None:
-                self._heads[handler] = _Head(min(dues), time.monotonic())
-            else:
-                self._heads[handler] = _Head(min(dues), before.looked_back_at)
+            before = self._heads.pop(handler, None)
+            if len(dues) >= limit:
+                looked_back_at = time.monotonic() if floor == LOWEST or before is None else before.looked_back_at
+                self._heads[handler] = _Head(min(dues), looked_back_at)
+            elif floor != LOWEST:
+                missing.append(Want(handler, limit - len(dues)))
+        return missing

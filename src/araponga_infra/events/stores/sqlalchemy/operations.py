@@ -284,15 +284,22 @@ class SqlOperations:
         return len(completed) - done
 
     def _claim(self, connection: Connection, owner: str, wants: Sequence[Want], ignore_due: bool) -> list[Delivery]:
+        floors = [self._heads.floor(each.handler) if self._is_server_clock else LOWEST for each in wants]
+        rows = self._claim_from(connection, owner, wants, floors, ignore_due)
+        missing = self._heads.note(wants, floors, [(row.handler, row.due_at) for row in rows])
+        if missing:
+            rows = [*rows, *self._claim_from(connection, owner, missing, [LOWEST] * len(missing), ignore_due)]
+        return [_delivery(tuple(row)) for row in sorted(rows, key=_by_due)]
+
+    def _claim_from(
+        self, connection: Connection, owner: str, wants: Sequence[Want], floors: Sequence[int], ignore_due: bool
+    ) -> Sequence[Row[Any]]:
         values: dict[str, Any] = {"owner": owner}
         if not ignore_due:
             values = self._values(owner=owner)
-        floors = [self._heads.floor(each.handler) if self._is_server_clock else LOWEST for each in wants]
         for number, (want, floor) in enumerate(zip(wants, floors, strict=True)):
             values[f"handler_{number}"], values[f"limit_{number}"], values[f"floor_{number}"] = *want, floor
-        rows = self.sql.claim(len(wants), ignore_due)(connection, values).all()
-        self._heads.note(wants, floors, [(row.handler, row.due_at) for row in rows])
-        return [_delivery(tuple(row)) for row in sorted(rows, key=_by_due)]
+        return self.sql.claim(len(wants), ignore_due)(connection, values).all()
 
     def _next_due(self, connection: Connection, wants: Sequence[Want]) -> float | None:
         values = self._values(names=self._list([each.handler for each in wants]))
