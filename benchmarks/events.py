@@ -50,6 +50,10 @@ OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks"
 FIGURES = OUTPUT / "events.json"
 NOTES = "\n## What stands in the way\n"
 Clock = Callable[[], float]
+ROW = text(
+    "INSERT INTO araponga_deliveries (handler, state, due_at, event_id, name, version, payload, published_at) "
+    "VALUES ('costs', 'available', 0, :event_id, 'bench.posted', 1, :payload, 0)"
+)
 
 
 @event("bench.posted", version=1)
@@ -203,6 +207,10 @@ async def outbox_cost(engine: AsyncEngine, source: EventStoreSource, number: int
         await two(session)
         await session.execute(note)
 
+    async def two_and_row(session: AsyncSession) -> None:
+        await two(session)
+        await session.execute(ROW, {"event_id": uuid4(), "payload": b"x" * 100})
+
     async def two_and_publish(session: AsyncSession) -> None:
         await two(session)
         publisher.publish_in(session, Posted(1))
@@ -219,6 +227,7 @@ async def outbox_cost(engine: AsyncEngine, source: EventStoreSource, number: int
     modes = {
         "two INSERTs, us": two,
         "three INSERTs, us": three,
+        "two INSERTs and the delivery's row by hand, us": two_and_row,
         "two INSERTs and publish_in, us": two_and_publish,
         "read, change and add an entity, us": entities,
         "read, change and add an entity, and publish_in, us": entities_and_publish,
@@ -251,8 +260,8 @@ async def publish_deep(source: EventStoreSource, name: str, depth: int) -> None:
 
 async def claims(source: EventStoreSource, number: int) -> float:
     """Milliseconds for a claim of 100 that acknowledges the 100 before; the median."""
-    store, taken, completed = source.async_store(), list[float](), list[Receipt]()
-    owner = uuid4().hex
+    store, owner = source.async_store(), "bench"
+    taken, completed = list[float](), list[Receipt]()
     await store.join(owner, 3600.0)
     for _ in range(number):
         begin = time.perf_counter()

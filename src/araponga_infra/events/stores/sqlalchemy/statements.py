@@ -19,6 +19,9 @@ from araponga_infra.events.stores.sqlalchemy.tables import EventTables
 __all__ = ["Compiled", "PostgresStatements", "SqliteStatements", "Statements", "statements_for"]
 
 _PENDING = "state IN ('available', 'retryable')"
+_HELD_BY_OWNER = "owner = :owner AND state || '' = 'running'"
+"""For a row that is found by its id. Not as the index of running rows has it: that one would be taken, since few rows
+run, and all that ran since the last vacuum would be looked at."""
 RELAX = "set_config('synchronous_commit', 'off', true)"
 """For the rest of the transaction, COMMIT does not wait for the disk."""
 _CLAIMED = (
@@ -64,10 +67,10 @@ class Statements(ABC):
         self._dialect = dialect
         self.claim: Callable[[int, bool], Compiled] = lru_cache(maxsize=256)(self._compiled_claim)
         self.complete: Compiled = Compiled(
-            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND owner = :owner AND state = 'running'", dialect
+            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND {_HELD_BY_OWNER}", dialect
         )
         self.acknowledge: TextClause = text(
-            f"DELETE FROM {self.deliveries} WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
+            f"DELETE FROM {self.deliveries} WHERE id = :id AND claims = :claim AND {_HELD_BY_OWNER}"
         )
         self.settle: TextClause = text(
             f"UPDATE {self.deliveries} SET state = CAST(:state AS TEXT), attempts = :attempts, losses = :losses, "
@@ -75,7 +78,7 @@ class Statements(ABC):
             f"due_at = CASE WHEN CAST(:state AS TEXT) = 'retryable' THEN {self.now} + CAST(:delay AS BIGINT) "
             f"ELSE due_at END, "
             f"died_at = CASE WHEN CAST(:state AS TEXT) = 'dead' THEN {self.now} END "
-            f"WHERE id = :id AND owner = :owner AND claims = :claim AND state = 'running'"
+            f"WHERE id = :id AND claims = :claim AND {_HELD_BY_OWNER}"
         )
         self.claim_alone: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, attempts = attempts + 1, "
