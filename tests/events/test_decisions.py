@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from uuid import uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from araponga_infra.backoff import Backoff
-from araponga_infra.events import DeadReason, State
+from araponga_infra.events import DeadReason, EventRouter, State, event
 from araponga_infra.events.catalog import Catalog
 from araponga_infra.events.dispatch import Dispatch
 from araponga_infra.events.feed import Feed
@@ -33,7 +35,7 @@ from araponga_infra.events.lifecycle import (
 from araponga_infra.events.prefetch import next_batch, shares
 from araponga_infra.events.stores.sqlalchemy.listening import QUIET_SECONDS
 from araponga_infra.events.subscribing import plan_subscriptions
-from araponga_infra.events.values import Exchange, Subscription
+from araponga_infra.events.values import Delivery, Exchange, Subscription
 from araponga_infra.testing.clock import FakeClock
 
 WHILE_RUNNING: st.SearchStrategy[Outcome] = st.one_of(
@@ -170,3 +172,27 @@ def test_a_feed_that_was_told_of_news_looks_again_soon() -> None:
     assert feed.rest_seconds(step) == 3600.0
     feed.alert()
     assert QUIET_SECONDS < feed.rest_seconds(step) < 0.05
+
+
+@event("decisions.opened")
+@dataclass(frozen=True)
+class Opened:
+    door: int
+
+
+def test_what_a_claim_brings_while_the_processor_stops_is_given_back() -> None:
+    """It was under way when what waited was given back; no slot is left to run it, and stopping would wait for it."""
+    clock, router, catalog = FakeClock(), EventRouter(), Catalog()
+    router.subscribe(Opened, name="close")(lambda opened: None)
+    catalog.include(router)
+    dispatch = Dispatch(catalog, RetryPolicy(), max_concurrency=5, fetch_batch=10, clock=clock)
+    feed = Feed(dispatch, clock, patience_seconds=2.0, poll_seconds=1.0)
+    dispatch.learn({"close": "close"})
+    step = feed.plan()
+    assert [want.handler for want in step.wants] == ["close"]
+    feed.is_draining = True
+    claimed = Delivery("1", "close", uuid4(), "decisions.opened", 1, b'{"door":1}', None, clock.now().timestamp())
+    feed.took(step, Exchange([claimed]))
+    assert dispatch.is_idle
+    [(_, decision)] = feed.plan().settlements
+    assert decision.state is State.AVAILABLE

@@ -77,6 +77,8 @@ class Feed:
             self._next_due_seconds = exchange.next_due_seconds
         if exchange.deliveries:
             self._dispatch.add(step.owner, exchange.deliveries, is_alone=step.is_alone)
+            if self.is_draining:
+                self._dispatch.give_back_buffered()
 
     @property
     def is_dry(self) -> bool:
