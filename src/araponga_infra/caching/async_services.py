@@ -280,7 +280,7 @@ class AsyncCachetoolsCacheService(_AsyncCache):
     Raises:
         InvalidArgumentError: a bound below 1, or a TTL that is none.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> async def main() -> None:
         ...     cache = AsyncCachetoolsCacheService()

@@ -79,7 +79,7 @@ def cached(
         InvalidArgumentError: an async function with a sync cache or the other way round; at a call, an argument that
             cannot be part of a key.
 
-    Example:
+    Examples:
         >>> from araponga_infra.caching import create_cache
         >>> @cached(create_cache(), ttl=60)
         ... def square(number: int) -> int:

@@ -49,7 +49,7 @@ def create_cache(
         InvalidArgumentError: a malformed URL (which is not repeated), an async client, a bad bound or
             namespace.
 
-    Example:
+    Examples:
         >>> cache = create_cache()
         >>> cache.get_or_set("answer", lambda: 42)
         42
@@ -78,7 +78,11 @@ def create_async_cache(
 
     Args:
         redis: a URL or a `redis.asyncio.Redis`; None is memory alone.
-        namespace, default_ttl, max_entries, clock, observer: see `create_cache`.
+        namespace: keeps services that share a Redis apart.
+        default_ttl: for values that are stored without one.
+        max_entries: most entries in memory.
+        clock: tells when entries in memory expire.
+        observer: told of hits, misses, loads, outages and purges.
 
     Raises:
         InvalidArgumentError: a malformed URL (which is not repeated), a sync client, a bad bound or

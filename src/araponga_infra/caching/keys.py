@@ -57,7 +57,7 @@ def key(*parts: KeyPart) -> str:
     Raises:
         InvalidArgumentError: no part, or a part of another type.
 
-    Example:
+    Examples:
         >>> key("territory", 42, "summary")
         'territory:42:summary'
         >>> key("territory", "42")

@@ -43,7 +43,7 @@ class CacheRegion(_Keys, Generic[T]):
     It fails as its cache does: never because Redis is away; with `InvalidArgumentError` for an id that is no key part,
     with `UncacheableValueError` for a value that is not of its type, and with what a load raises. Safe for threads.
 
-    Example:
+    Examples:
         >>> from araponga_infra.caching import create_cache
         >>> names = create_cache().region("name", str, ttl=60)
         >>> names.get_or_set(7, lambda: "Vale")

@@ -268,7 +268,7 @@ class CachetoolsCacheService(_PlainCache):
     Raises:
         InvalidArgumentError: a bound below 1, or a TTL that is none.
 
-    Example:
+    Examples:
         >>> cache = CachetoolsCacheService()
         >>> cache.set("territory:42", {"name": "Vale"}, ttl=60)
         >>> cache.get("territory:42")

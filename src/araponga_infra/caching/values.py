@@ -118,7 +118,7 @@ class CachePolicy:
         InvalidArgumentError: a negative duration or beta, a jitter outside its range, or a soft timeout that is longer
             than the hard one.
 
-    Example:
+    Examples:
         >>> CachePolicy(stale_for=3600, soft_timeout=0.2).stale_for_seconds
         3600.0
     """
