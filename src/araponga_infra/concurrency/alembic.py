@@ -36,7 +36,7 @@ def add_row_version(op: Operations, table: str, *, column: str = ROW_VERSION, sc
         Exception: whatever Alembic and the database raise, untouched: no such table, a column that is there already, a
             lock that was not had in time. The migration's transaction decides what is left.
 
-    Example:
+    Examples:
         >>> def upgrade() -> None:
         ...     add_row_version(op, "post")
         >>> def downgrade() -> None:

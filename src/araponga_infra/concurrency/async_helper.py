@@ -56,9 +56,17 @@ class AsyncConcurrencyHelper:
     Args:
         sessionmaker: the host's `async_sessionmaker`, with `sync_session_class=VersionedSession` or without.
 
-    Example:
-        >>> helper = AsyncConcurrencyHelper(async_sessionmaker(engine))  # doctest: +SKIP
-        >>> await helper.execute(publish, post_id)  # doctest: +SKIP
+    Examples:
+        >>> async def like(session: AsyncSession, post_id: int) -> int:
+        ...     post = await session.get_one(Post, post_id)
+        ...     post.likes += 1
+        ...     return post.likes
+        >>> async def main() -> None:
+        ...     engine = create_async_engine("sqlite+aiosqlite:///community.db")
+        ...     print(await AsyncConcurrencyHelper(async_sessionmaker(engine)).execute(like, 1))
+        ...     await engine.dispose()
+        >>> asyncio.run(main())
+        1
     """
 
     def __init__(

@@ -57,8 +57,9 @@ def etag(obj: object) -> str:
     Raises:
         InvalidArgumentError: not a versioned row, one without a version yet (flush it first), or one that expired.
 
-    Example:
-        >>> etag(post)  # doctest: +SKIP
+    Examples:
+        >>> with Session(engine) as session:
+        ...     etag(session.get_one(Post, 1))
         '"1"'
     """
     return f'"{_version_of(obj)}"'
@@ -74,7 +75,7 @@ def parse_if_match(header: str | None) -> IfMatch:
         PreconditionRequiredError: None or blank: the client sent no If-Match. Answer 428.
         InvalidArgumentError: not an If-Match value, or no string. Answer 400.
 
-    Example:
+    Examples:
         >>> parse_if_match('"3", W/"4"')
         IfMatch(tags=('3',), weak_tags=('4',), is_any=False)
     """

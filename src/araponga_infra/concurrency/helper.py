@@ -66,9 +66,10 @@ class ConcurrencyHelper:
     Raises:
         InvalidArgumentError: an argument out of range, or something other than a sessionmaker.
 
-    Example:
-        >>> helper = ConcurrencyHelper(sessionmaker(engine))  # doctest: +SKIP
-        >>> helper.execute(publish, post_id)  # doctest: +SKIP
+    Examples:
+        >>> helper = ConcurrencyHelper(sessionmaker(engine))
+        >>> helper.execute(like, 1)
+        1
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class ConcurrencyHelper:
         Args:
             work: takes a session first. A `Session` with `expire_on_commit` off, so that the rows it returns stay
                 readable, relationships that were not loaded excepted.
-            args, kwargs: passed on to `work`.
+            args: passed on to `work`.
+            kwargs: likewise.
 
         Returns:
             What `work` returned in the attempt that was committed.
@@ -136,8 +138,10 @@ class ConcurrencyHelper:
                 was committed, and returns `Applied(result)` if it was, else None: then the work runs again. Have it
                 look for something that only this very call writes, such as an id made before `execute`.
 
-        Example:
-            >>> helper.options(max_attempts=5).execute(publish, post_id)  # doctest: +SKIP
+        Examples:
+            >>> helper = ConcurrencyHelper(sessionmaker(engine))
+            >>> helper.options(max_attempts=5).execute(like, 1)
+            1
         """
         if verify is not None and not callable(verify):
             raise InvalidArgumentError(f"verify={verify!r}: pass a function that takes a session")
@@ -158,10 +162,15 @@ class ConcurrencyHelper:
 
         `decorated.within(session, ...)` runs it as part of a unit that is open already.
 
-        Example:
-            >>> @helper.unit_of_work  # doctest: +SKIP
-            ... def publish(session: Session, post_id: int) -> Post: ...
-            >>> publish(7)  # doctest: +SKIP
+        Examples:
+            >>> helper = ConcurrencyHelper(sessionmaker(engine))
+            >>> @helper.unit_of_work
+            ... def rename(session: Session, post_id: int, title: str) -> Post:
+            ...     post = session.get_one(Post, post_id)
+            ...     post.title = title
+            ...     return post
+            >>> rename(1, "Feira de trocas").row_version
+            2
         """
         refuse_sessionless(work, "unit_of_work")
         refuse_async_work(work, "unit_of_work")

@@ -35,9 +35,12 @@ class VersionedSession(Session):
 
     As any session it belongs to one thread or task at a time.
 
-    Example:
-        >>> make_session = sessionmaker(engine, class_=VersionedSession)  # doctest: +SKIP
-        >>> make_async_session = async_sessionmaker(engine, sync_session_class=VersionedSession)  # doctest: +SKIP
+    Examples:
+        >>> make_session = sessionmaker(engine, class_=VersionedSession)
+        >>> with make_session.begin() as session:
+        ...     session.get_one(Post, 1).title = "Feira de trocas"
+        >>> async_engine = create_async_engine("sqlite+aiosqlite:///community.db")
+        >>> make_async_session = async_sessionmaker(async_engine, sync_session_class=VersionedSession)
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -48,7 +48,7 @@ class RowVersion:
         InvalidArgumentError: at mapping, when the version could not be kept (another `version_id_col`, a nullable or
             non-integer column, a subclass as the only versioned one).
 
-    Example:
+    Examples:
         >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
         >>> class Base(DeclarativeBase): ...
         >>> class Post(RowVersion, Base):
@@ -79,7 +79,7 @@ def versioned(cls: C | None = None, /, *, column: str = ROW_VERSION) -> C | Call
         InvalidArgumentError: no class, or no name of a column; at mapping, as `RowVersion`, or when the column that is
             named, or any in an imperative mapping, is not there.
 
-    Example:
+    Examples:
         >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
         >>> class Base(DeclarativeBase): ...
         >>> @versioned(column="version")

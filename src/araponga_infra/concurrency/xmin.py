@@ -50,7 +50,7 @@ class XminRowVersion:
         InvalidArgumentError: at mapping, joined inheritance (an UPDATE of the other table leaves `xmin` as it is); when
             the table is created or queried on another database.
 
-    Example:
+    Examples:
         >>> from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
         >>> class Base(DeclarativeBase): ...
         >>> class Place(XminRowVersion, Base):
