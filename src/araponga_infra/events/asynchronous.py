@@ -56,17 +56,23 @@ _logger = logging.getLogger("araponga_infra.events")
 class AsyncBackgroundEventProcessor(Processor):
     """Publishes events and runs their handlers as tasks of the event loop it was started on, for async hosts.
 
-    Takes the arguments of `Processor`. Both async and sync handlers: sync ones run in threads. Publishing works from
-    any thread and any event loop once started, and before on the loop that will start it. Belongs to one event loop and
-    one process: start it after forking.
+    Takes the arguments of `BackgroundEventProcessor`. Both async and sync handlers: sync ones run in threads.
+    Publishing works from any thread and any event loop once started, and before on the loop that will start it. Belongs
+    to one event loop and one process: start it after forking.
 
     While the store is away publishing raises the driver's error, and workers wait and go on when it is back. A handler
     that raises is tried again up to `max_attempts`, then its delivery is a dead letter; what a worker held that died
     runs again elsewhere, so that handlers run at least once.
 
-    Example:
-        >>> async with AsyncBackgroundEventProcessor(SqlAlchemyEventStore(engine), routers=[router]) as events:
-        ...     await events.publish(PostPublished(post_id=1))
+    Examples:
+        >>> async def main() -> None:
+        ...     engine = create_async_engine("sqlite+aiosqlite:///community.db")
+        ...     store = SqlAlchemyEventStore(engine)
+        ...     await store.create_schema()
+        ...     async with AsyncBackgroundEventProcessor(store, routers=[router]) as events:
+        ...         event_id = await events.publish(PostPublished(post_id=1))
+        ...     await engine.dispose()
+        >>> asyncio.run(main())
     """
 
     _running: _Running | None = None
@@ -223,7 +229,15 @@ class AsyncBackgroundEventProcessor(Processor):
 
         Args:
             session: a `Session`, `AsyncSession` or a scoped form.
-            event, delay, at, ordering_key, idempotency_key, headers: as in `publish`.
+            event: as for `publish`, and so are the others.
+            delay: not before so long from now, a `timedelta` or seconds.
+            at: not before this moment, timezone-aware.
+            ordering_key: events of one key reach each handler one at a time, in the order of COMMIT.
+            idempotency_key: a second event of this name and key is not accepted within the window.
+            headers: texts for `DeliveryContext.headers`.
+
+        Returns:
+            The event's id.
 
         Raises:
             UnsupportedByStoreError: not a SQL store.

@@ -48,16 +48,41 @@ _logger = logging.getLogger("araponga_infra.events")
 class BackgroundEventProcessor(Processor):
     """Publishes events and runs their handlers in threads of its own, for sync hosts.
 
-    Takes the arguments of `Processor`. Both sync and async handlers: async ones run on an event loop in one of those
-    threads. Publishing works from any thread, before `start` as well. Belongs to one process: start it after forking.
+    Both sync and async handlers: async ones run on an event loop in one of those threads. Publishing works from any
+    thread, before `start` as well. Belongs to one process: start it after forking.
 
     While the store is away publishing raises the driver's error, and workers wait and go on when it is back. A handler
     that raises is tried again up to `max_attempts`, then its delivery is a dead letter; what a worker held that died
     runs again elsewhere, so that handlers run at least once.
 
-    Example:
-        >>> with BackgroundEventProcessor(SqlAlchemyEventStore(engine), routers=[router]) as events:
-        ...     events.publish(PostPublished(post_id=1))
+    Args:
+        store: where deliveries are kept; an `InMemoryEventStore` of its own when None. It stays the host's.
+        routers: their handlers are known from the start.
+        consume: whether handlers run in the background. Without, events are published and subscriptions recorded all
+            the same, and `run_until_idle` runs handlers when asked to.
+        max_concurrency: how many handlers run at a time in this process.
+        max_attempts: attempts of a handler in all; the first one counts.
+        backoff: the wait after a failed attempt; 1 s doubling to 300 s with full jitter by default.
+        timeout: limit of one attempt, a `timedelta` or seconds; None for no limit.
+        max_queued: how many deliveries a store in memory takes; durable stores are not bounded.
+        when_full: what publishing does then: raise `QueueFullError`, or wait for room.
+        fetch_batch: how many deliveries are claimed ahead at most. Slow handlers lead to smaller batches.
+        lease: how long after its last sign of life a worker is taken for dead, a `timedelta` or seconds.
+        poll_interval: how often a store is looked at that was not heard of, a `timedelta` or seconds.
+        idempotency_window: how long an idempotency key is remembered, a `timedelta` or seconds.
+        inject_headers: called at each publish for headers to send along, such as trace context.
+        clock: the machine's own by default. Due times follow it.
+        observer: receives this room's records.
+
+    Raises:
+        InvalidArgumentError: an argument out of range, or something other than a store or a router.
+        DuplicateHandlerError: two handlers of the routers share a name.
+
+    Examples:
+        >>> store = SqlAlchemyEventStore(engine)
+        >>> store.create_schema()
+        >>> with BackgroundEventProcessor(store, routers=[router]) as events:
+        ...     event_id = events.publish(PostPublished(post_id=1))
     """
 
     _running: _Running | None = None
@@ -200,7 +225,15 @@ class BackgroundEventProcessor(Processor):
 
         Args:
             session: a `Session`, `AsyncSession` or a scoped form.
-            event, delay, at, ordering_key, idempotency_key, headers: as in `publish`.
+            event: as for `publish`, and so are the others.
+            delay: not before so long from now, a `timedelta` or seconds.
+            at: not before this moment, timezone-aware.
+            ordering_key: events of one key reach each handler one at a time, in the order of COMMIT.
+            idempotency_key: a second event of this name and key is not accepted within the window.
+            headers: texts for `DeliveryContext.headers`.
+
+        Returns:
+            The event's id.
 
         Raises:
             UnsupportedByStoreError: not a SQL store.

@@ -103,10 +103,11 @@ class InMemoryEventBus(_Bus):
     Raises:
         ProcessorStateError: an async handler would have to run while this thread's event loop runs.
 
-    Example:
+    Examples:
         >>> bus = InMemoryEventBus(routers=[router])
-        >>> bus.publish(PostPublished(post_id=7))
-        >>> assert bus.published == [PostPublished(post_id=7)]
+        >>> event_id = bus.publish(PostPublished(post_id=7))
+        >>> bus.published
+        [PostPublished(post_id=7)]
     """
 
     def publish(self, event: object, /) -> UUID:

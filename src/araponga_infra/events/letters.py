@@ -63,7 +63,8 @@ class DeadLetters:
         return self._open().dead_page(wanted, positive(limit, "limit"), after)
 
     def get(self, id: str) -> DeadLetter:
-        """
+        """One dead letter, by its id.
+
         Raises:
             DeadLetterNotFoundError: there is none of that id.
         """

@@ -38,7 +38,7 @@ class EventRouter:
     Args:
         prefix: put before the names and aliases of its handlers in the store, as in `"community."`.
 
-    Example:
+    Examples:
         >>> router = EventRouter(prefix="community.")
         >>> @router.subscribe(PostPublished, max_attempts=5)
         ... async def notify_followers(published: PostPublished) -> None: ...

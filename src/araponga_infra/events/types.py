@@ -43,7 +43,7 @@ def event(name: str, *, version: int = 1) -> Callable[[C], C]:
         InvalidArgumentError: an empty or over-long name or one with blanks, a version below 1, or a class that is
             neither a dataclass, a msgspec Struct nor a pydantic model.
 
-    Example:
+    Examples:
         >>> @event("community.post_published", version=1)
         ... @dataclass(frozen=True)
         ... class PostPublished:

@@ -172,7 +172,21 @@ class DeadFilter:
 class DeadLetter:
     """A delivery that ended without success, with what is needed to understand and to redrive it.
 
-    `payload` holds the original bytes, also of events that could not be read. It is left out of the repr.
+    Attributes:
+        id: what `redrive` and `discard` take.
+        event_id: the event's own id, the same for all its handlers.
+        event_name: the event's stable name.
+        event_version: the version it was published with.
+        handler: the handler's name in the store; empty where the event had no subscriber.
+        attempts: how often the handler was started.
+        lost_leases: how often a worker died while it held the delivery.
+        reason: why it ended.
+        error: the last error in words, or what a handler gave as its reason to give up; None where there was none.
+        published_at: when the event was published, aware, in UTC.
+        died_at: when it ended, aware, in UTC.
+        payload: the original bytes, also of events that could not be read. Left out of the repr.
+        headers: what was published along with the event. Left out of the repr.
+        ordering_key: the key it was published with, or None. Left out of the repr.
     """
 
     id: str
@@ -193,7 +207,12 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some of a longer list; hand `next` to the same call as `after=` for what follows. None: this was the last."""
+    """Some of a longer list; iterating over it gives its items.
+
+    Attributes:
+        items: these ones.
+        next: hand it to the same call as `after=` for what follows. None: this was the last.
+    """
 
     items: tuple[T, ...]
     next: str | None = None
@@ -207,7 +226,13 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class RunReport:
-    """What `run_until_idle` did: deliveries completed, attempts put off for later, and the new dead letters."""
+    """What `run_until_idle` did.
+
+    Attributes:
+        completed: deliveries that are done.
+        retried: attempts that failed and were put off for later.
+        dead: the new dead letters.
+    """
 
     completed: int
     retried: int
@@ -216,7 +241,16 @@ class RunReport:
 
 @dataclass(frozen=True)
 class HandlerStats:
-    """How many deliveries of one event to one handler are in each state."""
+    """How many deliveries of one event to one handler are in each state.
+
+    Attributes:
+        event: the event's stable name.
+        handler: the handler's name in the store.
+        queued: wait for their first attempt.
+        running: are being handled.
+        retrying: wait for another attempt.
+        dead: ended without success, and are kept.
+    """
 
     event: str
     handler: str
@@ -230,7 +264,13 @@ class HandlerStats:
 class EventStats:
     """How the queue stands, in total and per event and handler.
 
-    `oldest_age_seconds` is the time since the oldest delivery that waits, and is due, was published; 0 when none is.
+    Attributes:
+        queued: deliveries that wait for their first attempt.
+        running: those that are being handled.
+        retrying: those that wait for another attempt.
+        dead: those that ended without success, and are kept.
+        oldest_age_seconds: since the oldest delivery that waits, and is due, was published; 0 when none is.
+        handlers: the same for each event and handler.
     """
 
     queued: int

@@ -56,7 +56,7 @@ class InMemoryEventStore:
     Args:
         max_dead: dead letters kept; beyond it the oldest goes.
 
-    Example:
+    Examples:
         >>> processor = BackgroundEventProcessor(InMemoryEventStore(), routers=[router])
     """
 

@@ -29,7 +29,8 @@ class RedisStreamEventStore:
     Raises:
         InvalidArgumentError: not a redis-py client, or an empty namespace.
 
-    Example:
+    Examples:
+        >>> import redis
         >>> store = RedisStreamEventStore(redis.Redis(host="localhost"))
     """
 

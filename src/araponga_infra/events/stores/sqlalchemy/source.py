@@ -49,7 +49,7 @@ class SqlAlchemyEventStore(Generic[E]):
     While the database is away its errors reach the publisher; processors wait and go on when it is back. Without the
     tables every call raises `NotConfiguredError`, which names `create_schema()`.
 
-    Example:
+    Examples:
         >>> store = SqlAlchemyEventStore(engine)
         >>> store.create_schema()
     """
