@@ -38,8 +38,14 @@ class AsyncReplicaSet:
     Args:
         primary: a URL or an `AsyncEngine`.
         replicas: URLs or `AsyncEngine`s.
-        max_lag, max_wait, check_interval, check_timeout, choose, clock, observer: as for `ReplicaSet`.
+        max_lag: replicas whose data is older serve no reads; a `timedelta` or seconds.
+        max_wait: how long a read waits for a replica to see the caller's write before it goes to the primary.
+        check_interval: how often each replica is asked how it is, and how soon one that has recovered serves again.
+        check_timeout: a replica that does not answer for so long hangs: its sessions are broken off.
         session_class: the class of the plain session behind each `AsyncSession` that `write` makes.
+        choose: the host's own choice among the replicas that may serve a read.
+        clock: measures lag and waits; the machine's by default.
+        observer: told when replicas go and come back, and of reads that went to the primary instead.
 
     Raises:
         InvalidArgumentError: as `ReplicaSet`.
@@ -47,7 +53,7 @@ class AsyncReplicaSet:
 
     For one event loop at a time. Opens no connection before it is used; engines handed in are used, never closed.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> from sqlalchemy import text
         >>> from sqlalchemy.ext.asyncio import create_async_engine

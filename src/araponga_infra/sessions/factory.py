@@ -32,7 +32,7 @@ class ReadOnlySessionFactory:
 
     Thread-safe. Opens no connection before a session is used; make it after a fork.
 
-    Example:
+    Examples:
         >>> from sqlalchemy import create_engine, text
         >>> with ReadOnlySessionFactory(create_engine("sqlite://")) as sessions, sessions() as session:
         ...     session.scalar(text("SELECT 1"))
@@ -86,7 +86,7 @@ class AsyncReadOnlySessionFactory:
 
     Its connections belong to the event loop that first used them.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> from sqlalchemy import text
         >>> from sqlalchemy.ext.asyncio import create_async_engine

@@ -42,7 +42,8 @@ class ReplicaSet:
         pool_size: how many connections each engine made from a URL opens at most; None: 5 and 10 more under load.
         session_class: the class of the sessions that `write` makes.
         choose: the host's own choice among the replicas that may serve a read.
-        clock, observer: time and telemetry.
+        clock: measures lag and waits; the machine's by default.
+        observer: told when replicas go and come back, and of reads that went to the primary instead.
 
     Raises:
         InvalidArgumentError: a malformed URL, an engine of the wrong kind, a negative duration, or replicas of another
@@ -52,7 +53,7 @@ class ReplicaSet:
 
     Thread-safe. Opens no connection before it is used. Engines handed in are used, never closed.
 
-    Example:
+    Examples:
         >>> from sqlalchemy import create_engine, text
         >>> with ReplicaSet(create_engine("sqlite://")) as replicas, replicas.read() as session:
         ...     session.scalar(text("SELECT 1"))

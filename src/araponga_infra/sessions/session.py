@@ -39,7 +39,7 @@ class ReadOnlySession(Session):
 
     One session serves one thread or task at a time, as any `Session`.
 
-    Example:
+    Examples:
         >>> from sqlalchemy import create_engine, text
         >>> with ReadOnlySession(create_engine("sqlite://")) as session:
         ...     session.scalar(text("SELECT 1"))
@@ -170,11 +170,9 @@ def _listed(changed: list[object]) -> str:
 class AsyncReadOnlySession(AsyncSession):
     """An `AsyncSession` over `ReadOnlySession`; it only takes care that closing never hides an error in flight.
 
-    Args:
-        bind: an async engine.
-        options: as for `AsyncSession`.
+    Takes the arguments of `AsyncSession`, an async engine first.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> from sqlalchemy import text
         >>> from sqlalchemy.ext.asyncio import create_async_engine

@@ -29,7 +29,7 @@ class WriteToken:
         InvalidArgumentError: not a place in a log. A read with a token that no server reaches, since it was made up or
             is from before a restore, is served as one without.
 
-    Example:
+    Examples:
         >>> token = WriteToken.parse("16/B374D848")
         >>> str(token), token > WriteToken.parse("0/1")
         ('16/B374D848', True)
