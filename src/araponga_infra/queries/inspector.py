@@ -40,7 +40,7 @@ class QueryInspector(Generic[AnyEngine]):
     Raises:
         InvalidArgumentError: not an engine, or a negative `slow_after`.
 
-    Example:
+    Examples:
         >>> from sqlalchemy import create_engine, text
         >>> engine = create_engine("sqlite://")
         >>> with QueryInspector(engine).capture() as report, engine.connect() as connection:

@@ -86,7 +86,7 @@ class QueryLogMiddleware:
         observer: told of each N+1 and each slow statement when its request ends; for an inspector that has an
             observer of its own, leave it out.
 
-    Example:
+    Examples:
         `app.add_middleware(QueryLogMiddleware, max_queries=20)` in FastAPI and Starlette.
     """
 

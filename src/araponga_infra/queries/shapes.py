@@ -52,7 +52,7 @@ def statement_shape(sql: str, *, dialect: str = "", is_by_hand: bool = True) -> 
         dialect: SQLAlchemy's name of the database, which decides what a double quote and a backslash mean.
         is_by_hand: somebody wrote the text. In SQLite, `"..."` in such a text may be a string.
 
-    Example:
+    Examples:
         >>> statement_shape("SELECT * FROM post WHERE id IN (1, 2, 3) AND title = 'Feira' -- by ana")
         'SELECT * FROM post WHERE id IN (?, ...) AND title = ?'
     """
@@ -88,7 +88,7 @@ def numbered_placeholders(sql: str, *, style: str, prefix: str) -> tuple[str, in
         style: the driver's `paramstyle`.
         prefix: what the numbers follow.
 
-    Example:
+    Examples:
         >>> numbered_placeholders("SELECT '%%' WHERE a = %(a)s OR b = %(b)s OR c = %(a)s", style="pyformat", prefix="$")
         ("SELECT '%' WHERE a = $1 OR b = $2 OR c = $1", 2)
     """
