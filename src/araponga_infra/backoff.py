@@ -31,7 +31,7 @@ class Backoff:
     Raises:
         InvalidArgumentError: a negative duration, `maximum` below `initial`, or a `factor` below 1.
 
-    Example:
+    Examples:
         >>> Backoff(initial=1, maximum=5, jitter=False).delay(3)
         4.0
     """

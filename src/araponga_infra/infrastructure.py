@@ -277,7 +277,7 @@ class Infrastructure(_Configured):
 
     Thread-safe, and safe to inherit across a fork.
 
-    Example:
+    Examples:
         >>> from sqlalchemy import text
         >>> with Infrastructure(InfraSettings.embedded()) as infra, infra.read() as session:
         ...     session.scalar(text("SELECT 1"))

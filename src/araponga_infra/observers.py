@@ -91,7 +91,7 @@ class LoggingObserver:
     Thread-safe. A state that is reported again, such as a breaker that opens anew after a failed trial, is not
     logged again.
 
-    Example:
+    Examples:
         >>> observer = LoggingObserver(logging.getLogger("service.infrastructure"))
     """
 
@@ -181,8 +181,12 @@ class TelemetrySnapshot:
     def of(self, name: str, **labels: object) -> RecordCount:
         """What is known of records of this name whose text and flag fields have these values.
 
-        Example:
-            `snapshot.of("cache.hit", layer="memory").times`
+        Examples:
+            >>> counters = CountingObserver()
+            >>> CachetoolsCacheService(observer=counters).get("territory:42", default="nobody knows")
+            'nobody knows'
+            >>> counters.snapshot().of("cache.miss", region="").times
+            1
         """
         wanted = labels.items()
         found = [count for (each, has), count in self._tallies.items() if each == name and wanted <= dict(has).items()]
@@ -207,7 +211,7 @@ class CountingObserver:
     Counted by name and by the records' text and flag fields (layer, handler, reason); a name with more than 1,000
     combinations of them is counted without. Thread-safe; a forked child goes on from the parent's counts.
 
-    Example:
+    Examples:
         >>> counters = CountingObserver()
         >>> counters.snapshot()["cache.hit"]
         0
@@ -253,7 +257,7 @@ class CountingObserver:
 class CompositeObserver:
     """Hands each record to several observers; one that raises or is slow does not keep it from the others.
 
-    Example:
+    Examples:
         >>> observer = CompositeObserver(LoggingObserver(), CountingObserver())
     """
 

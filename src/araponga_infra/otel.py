@@ -116,7 +116,7 @@ class OpenTelemetryObserver:
     Raises:
         MissingExtraError: the extra is not installed.
 
-    Example:
+    Examples:
         >>> observer = OpenTelemetryObserver()
     """
 

@@ -21,7 +21,7 @@ class FakeClock:
 
     Thread-safe.
 
-    Example:
+    Examples:
         >>> clock = FakeClock()
         >>> clock.sleep(90)
         >>> clock.now().isoformat()

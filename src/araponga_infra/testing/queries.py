@@ -54,7 +54,7 @@ class assert_max_queries(_Expectation):  # noqa: N801 - reads as the function it
         AssertionError: at the end of the block, with each statement's shape, origin and line.
         InvalidArgumentError: `maximum` is not a whole number of 0 or more.
 
-    Example:
+    Examples:
         >>> with assert_max_queries(0) as report:
         ...     pass
         >>> len(report)
@@ -85,7 +85,7 @@ class no_n_plus_one(_Expectation):  # noqa: N801
         AssertionError: at the end of the block; it names the statement, the line and what to load it with.
         InvalidArgumentError: `min_repeats` is below 2.
 
-    Example:
+    Examples:
         >>> with no_n_plus_one():
         ...     pass
     """
