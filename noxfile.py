@@ -85,9 +85,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Every block of README and docs/ runs."""
-    install(session, "test")
-    pytest(session, "tests/docs")
+    """Every block of README and docs/ runs, every link leads somewhere, and the site is built without a warning."""
+    install(session, "test", "site")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    pytest(session, "tests/docs", "tests/docs/external/with_mkdocs.py")
 
 
 @nox.session
