@@ -39,13 +39,33 @@ class DistributedCacheService(Protocol):
     @overload
     def get(self, key: CacheKey, default: Any = None) -> Any: ...
     def get(self, key: CacheKey, default: Any = None, *, type: Any = Any) -> Any:
-        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None."""
+        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None.
+
+        Args:
+            key: a string, as `key("territory", 42)` makes, or a tuple of parts.
+            default: answered on a miss.
+            type: what the value comes back as; JSON builtins without it. An entry of another type is a miss.
+
+        Raises:
+            InvalidArgumentError: the key is empty or no key, or the type cannot be read from JSON.
+        """
         ...
 
     def set(
         self, key: CacheKey, value: object, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
     ) -> None:
-        """Store a value for `ttl` (None: the cache's default), whatever was there."""
+        """Store a value, whatever was there.
+
+        Args:
+            key: see `get`.
+            value: anything that msgspec writes as JSON, and pydantic models; at most 1 MiB and 64 levels deep.
+            ttl: a `timedelta`, seconds or `FOREVER`; None is the cache's default.
+            tags: names by which `delete_by_tag` finds it.
+
+        Raises:
+            UncacheableValueError: the value has no JSON form or is too large.
+            InvalidArgumentError: the key, the TTL or a tag is of no use.
+        """
         ...
 
     def delete(self, key: CacheKey) -> None:
@@ -57,7 +77,14 @@ class DistributedCacheService(Protocol):
         ...
 
     def delete_by_pattern(self, pattern: str) -> None:
-        """Remove the keys that match a glob such as `territory:*`."""
+        """Remove the keys that match a glob such as `territory:*`.
+
+        `*` is any run of characters, `?` one character, `[abc]` one of these; a backslash escapes. Looks at every
+        key in Redis, in batches; prefer `region.clear()` or tags where keys are many.
+
+        Raises:
+            InvalidArgumentError: an empty pattern.
+        """
         ...
 
     def delete_by_tag(self, tag: str) -> None:
@@ -77,11 +104,11 @@ class DistributedCacheService(Protocol):
     @overload
     def get_many(self, keys: Iterable[CacheKey]) -> dict[CacheKey, Any]: ...
     def get_many(self, keys: Iterable[CacheKey], *, type: Any = Any) -> dict[CacheKey, Any]:
-        """The values of those keys that are there."""
+        """The values of those keys that are there, as `type`; misses are absent. One round trip."""
         ...
 
     def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
-        """Store several values."""
+        """Store several values in one round trip, as `set` does; refuses all when one cannot be stored."""
         ...
 
     @overload
@@ -127,7 +154,23 @@ class DistributedCacheService(Protocol):
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
     ) -> Any:
-        """The value of a key; on a miss one caller loads it and the others wait for that load."""
+        """The value of a key; on a miss one caller loads it and the others wait for that load.
+
+        Args:
+            key: see `get`.
+            factory: loads the value, in the caller's thread unless the policy sets a timeout. May return a `Loaded`
+                to choose TTL and tags, or not to be stored. An error it raises reaches all who wait, once each.
+            ttl: see `set`.
+            type: what the value comes back as, for the caller that loads it, too; None takes the return annotation of
+                the factory, and without one JSON builtins.
+            tags: see `set`.
+            policy: stale values, timeouts, early refresh, jitter.
+
+        Raises:
+            UncacheableValueError: what was loaded has no JSON form or is not of its type.
+            RecursiveLoadError: the load asks for the key that it is loading.
+            LoadTimeoutError: the policy's `hard_timeout` has passed.
+        """
         ...
 
     def delete_in(self, session: AnySession, key: CacheKey) -> None:
@@ -137,7 +180,14 @@ class DistributedCacheService(Protocol):
     def region(
         self, name: str, type: TypeForm[T], ttl: Duration | Forever | None = None, *, policy: CachePolicy | None = None
     ) -> CacheRegion[T]:
-        """A typed view on the keys `name:id`."""
+        """A typed view on the keys `name:id`.
+
+        Args:
+            name: the kind of thing; labels what is reported.
+            type: what its values are.
+            ttl: how long they live; None is the cache's default.
+            policy: for its `get_or_set`.
+        """
         ...
 
     @property
@@ -170,13 +220,33 @@ class AsyncDistributedCacheService(Protocol):
     @overload
     async def get(self, key: CacheKey, default: Any = None) -> Any: ...
     async def get(self, key: CacheKey, default: Any = None, *, type: Any = Any) -> Any:
-        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None."""
+        """The value of a key, or `default` on a miss; `default=MISSING` tells a miss from a cached None.
+
+        Args:
+            key: a string, as `key("territory", 42)` makes, or a tuple of parts.
+            default: answered on a miss.
+            type: what the value comes back as; JSON builtins without it. An entry of another type is a miss.
+
+        Raises:
+            InvalidArgumentError: the key is empty or no key, or the type cannot be read from JSON.
+        """
         ...
 
     async def set(
         self, key: CacheKey, value: object, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
     ) -> None:
-        """Store a value for `ttl` (None: the cache's default), whatever was there."""
+        """Store a value, whatever was there.
+
+        Args:
+            key: see `get`.
+            value: anything that msgspec writes as JSON, and pydantic models; at most 1 MiB and 64 levels deep.
+            ttl: a `timedelta`, seconds or `FOREVER`; None is the cache's default.
+            tags: names by which `delete_by_tag` finds it.
+
+        Raises:
+            UncacheableValueError: the value has no JSON form or is too large.
+            InvalidArgumentError: the key, the TTL or a tag is of no use.
+        """
         ...
 
     async def delete(self, key: CacheKey) -> None:
@@ -188,7 +258,14 @@ class AsyncDistributedCacheService(Protocol):
         ...
 
     async def delete_by_pattern(self, pattern: str) -> None:
-        """Remove the keys that match a glob such as `territory:*`."""
+        """Remove the keys that match a glob such as `territory:*`.
+
+        `*` is any run of characters, `?` one character, `[abc]` one of these; a backslash escapes. Looks at every
+        key in Redis, in batches; prefer `region.clear()` or tags where keys are many.
+
+        Raises:
+            InvalidArgumentError: an empty pattern.
+        """
         ...
 
     async def delete_by_tag(self, tag: str) -> None:
@@ -208,11 +285,11 @@ class AsyncDistributedCacheService(Protocol):
     @overload
     async def get_many(self, keys: Iterable[CacheKey]) -> dict[CacheKey, Any]: ...
     async def get_many(self, keys: Iterable[CacheKey], *, type: Any = Any) -> dict[CacheKey, Any]:
-        """The values of those keys that are there."""
+        """The values of those keys that are there, as `type`; misses are absent. One round trip."""
         ...
 
     async def set_many(self, mapping: Mapping[CacheKey, object], ttl: Duration | Forever | None = None) -> None:
-        """Store several values."""
+        """Store several values in one round trip, as `set` does; refuses all when one cannot be stored."""
         ...
 
     @overload
@@ -258,7 +335,23 @@ class AsyncDistributedCacheService(Protocol):
         tags: Iterable[str] = (),
         policy: CachePolicy | None = None,
     ) -> Any:
-        """The value of a key; on a miss one load runs, in a task of its own, and all callers wait for it."""
+        """The value of a key; on a miss one load runs, in a task of its own, and all callers wait for it.
+
+        Args:
+            key: see `get`.
+            factory: loads the value, in a task of its own. May return a `Loaded` to choose TTL and tags, or not
+                to be stored. An error it raises reaches all who wait, once each.
+            ttl: see `set`.
+            type: what the value comes back as, for the caller that loads it, too; None takes the return annotation of
+                the factory, and without one JSON builtins.
+            tags: see `set`.
+            policy: stale values, timeouts, early refresh, jitter.
+
+        Raises:
+            UncacheableValueError: what was loaded has no JSON form or is not of its type.
+            RecursiveLoadError: the load asks for the key that it is loading.
+            LoadTimeoutError: the policy's `hard_timeout` has passed.
+        """
         ...
 
     def delete_in(self, session: AnySession, key: CacheKey) -> None:
@@ -268,7 +361,14 @@ class AsyncDistributedCacheService(Protocol):
     def region(
         self, name: str, type: TypeForm[T], ttl: Duration | Forever | None = None, *, policy: CachePolicy | None = None
     ) -> AsyncCacheRegion[T]:
-        """A typed view on the keys `name:id`."""
+        """A typed view on the keys `name:id`.
+
+        Args:
+            name: the kind of thing; labels what is reported.
+            type: what its values are.
+            ttl: how long they live; None is the cache's default.
+            policy: for its `get_or_set`.
+        """
         ...
 
     @property

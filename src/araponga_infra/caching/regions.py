@@ -76,7 +76,7 @@ class CacheRegion(_Keys, Generic[T]):
         return value
 
     def get_many(self, ids: Iterable[KeyPart]) -> dict[KeyPart, T]:
-        """The values of those ids that are there."""
+        """The values of those ids that are there, in one round trip; misses are absent."""
         keys: dict[CacheKey, KeyPart] = {self.key(id): id for id in ids}
         found = self._cache.get_many(keys, type=self._type)
         return {keys[name]: value for name, value in found.items()}
@@ -89,7 +89,19 @@ class CacheRegion(_Keys, Generic[T]):
         *,
         tags: Iterable[str] = (),
     ) -> T:
-        """The value of an id; on a miss one caller loads it and the others wait for that load."""
+        """The value of an id; on a miss one caller loads it and the others wait for that load.
+
+        Args:
+            id: a string, a number, a UUID or another key part, or a tuple of them.
+            factory: loads the value; may return a `Loaded`.
+            ttl: instead of the region's.
+            tags: names by which the cache's `delete_by_tag` finds it.
+
+        Raises:
+            UncacheableValueError: what was loaded is not of the region's type.
+            RecursiveLoadError: the load asks for the key that it is loading.
+            LoadTimeoutError: the policy's `hard_timeout` has passed.
+        """
         value: T = self._cache.get_or_set(
             self.key(id), factory, self._ttl if ttl is None else ttl, type=self._type, tags=tags, policy=self._policy
         )
@@ -97,6 +109,12 @@ class CacheRegion(_Keys, Generic[T]):
 
     def set(self, id: KeyPart, value: T, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()) -> None:
         """Store the value of an id.
+
+        Args:
+            id: see `get_or_set`.
+            value: of the region's type.
+            ttl: instead of the region's.
+            tags: names by which the cache's `delete_by_tag` finds it.
 
         Raises:
             UncacheableValueError: not of the region's type, without a JSON form, or too large.
@@ -153,7 +171,7 @@ class AsyncCacheRegion(_Keys, Generic[T]):
         return value
 
     async def get_many(self, ids: Iterable[KeyPart]) -> dict[KeyPart, T]:
-        """The values of those ids that are there."""
+        """The values of those ids that are there, in one round trip; misses are absent."""
         keys: dict[CacheKey, KeyPart] = {self.key(id): id for id in ids}
         found = await self._cache.get_many(keys, type=self._type)
         return {keys[name]: value for name, value in found.items()}
@@ -166,7 +184,19 @@ class AsyncCacheRegion(_Keys, Generic[T]):
         *,
         tags: Iterable[str] = (),
     ) -> T:
-        """The value of an id; on a miss one load runs, in a task of its own, and all callers wait for it."""
+        """The value of an id; on a miss one load runs, in a task of its own, and all callers wait for it.
+
+        Args:
+            id: a string, a number, a UUID or another key part, or a tuple of them.
+            factory: loads the value; may return a `Loaded`.
+            ttl: instead of the region's.
+            tags: names by which the cache's `delete_by_tag` finds it.
+
+        Raises:
+            UncacheableValueError: what was loaded is not of the region's type.
+            RecursiveLoadError: the load asks for the key that it is loading.
+            LoadTimeoutError: the policy's `hard_timeout` has passed.
+        """
         value: T = await self._cache.get_or_set(
             self.key(id), factory, self._ttl if ttl is None else ttl, type=self._type, tags=tags, policy=self._policy
         )
@@ -176,6 +206,12 @@ class AsyncCacheRegion(_Keys, Generic[T]):
         self, id: KeyPart, value: T, ttl: Duration | Forever | None = None, *, tags: Iterable[str] = ()
     ) -> None:
         """Store the value of an id.
+
+        Args:
+            id: see `get_or_set`.
+            value: of the region's type.
+            ttl: instead of the region's.
+            tags: names by which the cache's `delete_by_tag` finds it.
 
         Raises:
             UncacheableValueError: not of the region's type, without a JSON form, or too large.
