@@ -51,6 +51,12 @@ def drop_row_version(op: Operations, table: str, *, column: str = ROW_VERSION, s
 
     Instances whose classes are still versioned fail from then on: roll them back first.
 
+    Args:
+        op: `alembic.op`.
+        table: the table's name.
+        column: the column's name, if it is not `row_version`.
+        schema: the table's schema.
+
     Raises:
         InvalidArgumentError: `op` is not `alembic.op`, or a name is empty.
         Exception: whatever Alembic and the database raise, untouched, such as no such table or column. SQLite before

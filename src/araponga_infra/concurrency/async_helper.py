@@ -55,6 +55,12 @@ class AsyncConcurrencyHelper:
 
     Args:
         sessionmaker: the host's `async_sessionmaker`, with `sync_session_class=VersionedSession` or without.
+        max_attempts: how often the work runs at most, the first time included.
+        backoff: how long to wait before the work runs again; `Backoff()` by default.
+        timeout: from the call of `execute`, after which no further attempt begins and no wait ends; None for no limit.
+        lock_after: after so many conflicts the rows that conflicted are locked before the work runs again. None: never.
+        clock: waits and measures; the machine's by default.
+        observer: receives `AttemptFailed`, `UnitGaveUp` and `CommitInDoubt`.
 
     Examples:
         >>> async def like(session: AsyncSession, post_id: int) -> int:

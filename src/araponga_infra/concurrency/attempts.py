@@ -33,7 +33,11 @@ _COLLECTIONS: tuple[type[Any], ...] = (list, tuple, set, frozenset)
 
 @dataclass(frozen=True)
 class Applied(Generic[T]):
-    """What `verify` returns when it finds that the work was committed: the result that `execute` then gives."""
+    """What `verify` returns when it finds that the work was committed.
+
+    Attributes:
+        result: what `execute` then gives.
+    """
 
     result: T
 

@@ -54,6 +54,12 @@ def etag(obj: object) -> str:
     Works on a row that is detached, as one that `execute` returned. A row that was changed has its new tag once it is
     flushed.
 
+    Args:
+        obj: a row of a versioned class.
+
+    Returns:
+        The tag with its quotes.
+
     Raises:
         InvalidArgumentError: not a versioned row, one without a version yet (flush it first), or one that expired.
 
