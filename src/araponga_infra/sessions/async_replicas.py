@@ -109,7 +109,13 @@ class AsyncReplicaSet:
     def read(
         self, *, after: WriteToken | str | None = None, fresh: bool = False
     ) -> AbstractAsyncContextManager[AsyncReadOnlySession]:
-        """A read-only session for an `async with` block, as `ReplicaSet.read`."""
+        """A read-only session for an `async with` block; the server is chosen inside and stays the same to its end.
+
+        Args:
+            after: what `write_token()` returned after the write that this read must see, or its text as a client sent
+                it back. Text that is no token is ignored. None: any replica within `max_lag`.
+            fresh: read the primary.
+        """
         self._refuse_closed()
         return _Reading(lambda: self._open(after, fresh=fresh))
 
@@ -119,7 +125,17 @@ class AsyncReplicaSet:
         *args: *Ts,
         after: WriteToken | str | None = None,
     ) -> T:
-        """Run `await work(session, *args)` read-only, as `ReplicaSet.run`."""
+        """Run `await work(session, *args)` read-only; again on another server when recovery on a replica cancels it.
+
+        Args:
+            work: reads and returns; it may be called more than once, each time with a fresh session.
+            args: passed to `work` after the session.
+            after: as for `read`.
+
+        Raises:
+            InvalidArgumentError: `work` is no function, or a plain one.
+            Exception: whatever `work` raises for another reason, or on the primary.
+        """
         refuse_uncallable(work)
         self._refuse_closed()
         failed: list[Replica] = []
