@@ -102,10 +102,13 @@ class AsyncBackgroundEventProcessor(Processor):
         self._phase = Phase.RUNNING
 
     async def stop(self, grace: Duration = 25.0) -> None:
-        """Stop: running handlers have `grace`, a `timedelta` or seconds, to finish; the rest is given back.
+        """Stop: running handlers have the grace to finish; the rest is given back.
 
         A store in memory is worked off within that time as far as possible: what it still holds then is lost with the
         process. Events can be published until this returns. Calling it again does nothing.
+
+        Args:
+            grace: a `timedelta` or seconds.
 
         Raises:
             ProcessorStateError: called by one of its own handlers, which it would wait for.
@@ -205,7 +208,24 @@ class AsyncBackgroundEventProcessor(Processor):
         ordering_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> list[UUID]:
-        """Hand many events to the store at once, all or none; as `publish` otherwise."""
+        """Hand many events to the store at once, all or none.
+
+        Args:
+            events: of classes with `@event`.
+            delay: as for `publish`, for each of them; and so are the others.
+            at: not before this moment, timezone-aware.
+            ordering_key: events of one key reach each handler one at a time, in the order of COMMIT.
+            headers: texts for `DeliveryContext.headers`.
+
+        Returns:
+            The events' ids, in their order.
+
+        Raises:
+            UnknownEventError, PayloadError: one is not an event, or has fields of wrong types; none is published.
+            UnsupportedByStoreError: the store keeps no order.
+            QueueFullError: a store in memory has no room for all, and `when_full="raise"`.
+            ProcessorStateError: after `stop`.
+        """
         messages = [self._message(each, delay, at, ordering_key, None, headers) for each in each_event(events)]
         if messages:
             await self._at_home(self._append(messages))
@@ -284,7 +304,11 @@ class AsyncBackgroundEventProcessor(Processor):
         return AsyncDeadLetters(self._opened, self._clock, self._wake, self._at_home)
 
     async def forget_handler(self, handler: str) -> None:
-        """Take a handler that no longer exists out of service: what waits for it becomes dead letters."""
+        """Take a handler that no longer exists out of service: what waits for it becomes dead letters.
+
+        Args:
+            handler: its name in the store.
+        """
         await self._at_home(self._opened().forget(existing_handler(handler)))
 
     # -- tests and scripts

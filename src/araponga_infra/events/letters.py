@@ -88,7 +88,20 @@ class DeadLetters:
         reason: DeadReason | str | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
-        """Try again all that match; returns how many. `on_progress` is called with that number as it grows."""
+        """Try again all that match, with all attempts ahead of them.
+
+        Args:
+            event: only of this event's name.
+            handler: only of this handler's name in the store.
+            reason: only with this reason.
+            on_progress: called with the number of those done as it grows.
+
+        Returns:
+            How many.
+
+        Raises:
+            InvalidArgumentError: a reason that there is not.
+        """
         wanted, after, done = _filter(event, handler, reason), None, 0
         while True:
             page = self._open().dead_page(wanted, _BATCH, after)
@@ -117,7 +130,20 @@ class DeadLetters:
         handler: str | None = None,
         reason: DeadReason | str | None = None,
     ) -> int:
-        """Forget all that died longer ago than `older_than`, a `timedelta` or seconds; returns how many."""
+        """Forget all that died long ago.
+
+        Args:
+            older_than: how long ago at least, a `timedelta` or seconds.
+            event: only of this event's name.
+            handler: only of this handler's name in the store.
+            reason: only with this reason.
+
+        Returns:
+            How many.
+
+        Raises:
+            InvalidArgumentError: a reason that there is not, or a negative duration.
+        """
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
         return self._open().purge(_filter(event, handler, reason), before)
 

@@ -110,6 +110,10 @@ class EventRouter:
         The function takes the JSON object of the old version and returns that of the next one. Payloads that are
         several versions old pass through one upcaster after the other.
 
+        Args:
+            event_class: a class with `@event`, of a later version.
+            from_version: the version that the function reads.
+
         Raises:
             InvalidArgumentError: `from_version` is not older than the class, or has one already.
         """

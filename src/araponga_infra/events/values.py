@@ -50,14 +50,31 @@ class DeadReason(StrEnum):
     """Why a delivery is a dead letter. Stable: dashboards and `redrive_all(reason=...)` are built on it."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    """The handler failed at its last attempt, too."""
+
     GAVE_UP = "gave_up"
+    """The handler said `GiveUp`."""
+
     WORKER_LOST = "worker_lost"
+    """Its workers died while they held it, time and again."""
+
     NO_SUBSCRIBER = "no_subscriber"
+    """No handler had subscribed to the event when it was published."""
+
     UNKNOWN_EVENT = "unknown_event"
+    """The handler's process knows no event of that name."""
+
     UNDECODABLE = "undecodable"
+    """The payload does not fit the event's class."""
+
     NO_UPCASTER = "no_upcaster"
+    """The payload is of an older version, and no upcaster reads it."""
+
     NEWER_VERSION = "newer_version"
+    """The payload is of a later version than this process knows, and nobody who knows it took it for an hour."""
+
     HANDLER_GONE = "handler_gone"
+    """The handler was forgotten, or no process has had it for a week."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
