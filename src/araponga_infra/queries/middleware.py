@@ -140,6 +140,12 @@ class QueryLogWSGIMiddleware:
     """The same for WSGI: `app.wsgi_app = QueryLogWSGIMiddleware(app.wsgi_app)` in Flask.
 
     The line is written when the server has closed the response, so that a streamed body counts.
+
+    Args:
+        app: the application.
+        inspector: whose engine is watched and how; every engine of the process unless you name one.
+        max_queries: how many are still fine.
+        logger: `araponga_infra.queries.requests` unless you name one.
     """
 
     def __init__(
