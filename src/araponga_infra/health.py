@@ -32,13 +32,23 @@ class PartState(StrEnum):
     """How a part is. Degraded means that it runs on its fallback: slower or less shared, but right."""
 
     HEALTHY = "healthy"
+    """It works."""
+
     DEGRADED = "degraded"
+    """It works on its fallback; the process stays ready."""
+
     DOWN = "down"
+    """It does not work, or has not answered in time; the process is not ready."""
 
 
 @dataclass(frozen=True)
 class PartHealth:
-    """One part's state, and in a few words why; never a URL."""
+    """How one part is.
+
+    Attributes:
+        state: healthy, on its fallback, or down.
+        detail: why, in a few words and never with a URL; empty while it is healthy.
+    """
 
     state: PartState
     detail: str = ""

@@ -334,7 +334,12 @@ class Infrastructure(_Configured):
     def read(
         self, *, after: WriteToken | str | None = None, fresh: bool = False
     ) -> AbstractContextManager[ReadOnlySession]:
-        """A read-only session, on a replica where there is one; see `ReplicaSet.read`."""
+        """A read-only session, on a replica where there is one; see `ReplicaSet.read`.
+
+        Args:
+            after: the write token of the write that this read must see, or its text as a client sent it back.
+            fresh: read the primary, as a load that fills a cache should.
+        """
         return self.replicas.read(after=after, fresh=fresh)
 
     def health(self, *, timeout: Duration = 2.0) -> Health:
@@ -461,11 +466,20 @@ class AsyncInfrastructure(_Configured):
     def read(
         self, *, after: WriteToken | str | None = None, fresh: bool = False
     ) -> AbstractAsyncContextManager[AsyncReadOnlySession]:
-        """A read-only session, on a replica where there is one; see `AsyncReplicaSet.read`."""
+        """A read-only session, on a replica where there is one; see `AsyncReplicaSet.read`.
+
+        Args:
+            after: the write token of the write that this read must see, or its text as a client sent it back.
+            fresh: read the primary, as a load that fills a cache should.
+        """
         return self.replicas.read(after=after, fresh=fresh)
 
     async def health(self, *, timeout: Duration = 2.0) -> Health:
-        """Ask every part that is configured how it is, side by side; see `Infrastructure.health`."""
+        """Ask every part that is configured how it is, side by side; see `Infrastructure.health`.
+
+        Args:
+            timeout: for all of them together; what has not answered by then is down.
+        """
 
         async def ask_cache() -> PartHealth:
             return cache_health(self.cache)
