@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.caching.conftest import Make, build, hears, trusts, until
 from tests.caching.sentinel import Watcher, watched
 from tests.caching.tls_front import ending_tls
 from tests.servers.redis_cluster import redis_cluster
-from tests.servers.redis_server import RedisOptions, RedisServer
+from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
