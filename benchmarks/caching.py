@@ -412,7 +412,7 @@ class Stampeders:
 
 
 def stampede(
-    processes: int = 4, callers: int = 200, load_seconds: float = 0.05, rounds: int = 25
+    processes: int = 4, callers: int = 200, load_seconds: float = 0.05, rounds: int = 11
 ) -> dict[str, dict[str, float]]:
     """Loads, and how long the slowest caller waited as a ratio to the load; medians of rounds that take turns.
 
@@ -455,7 +455,7 @@ def async_hybrid_hit(port: int, number: int, rounds: int) -> dict[str, float]:
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    factor, rounds = (1, 3) if quick else (4, 12)
+    factor, rounds = (1, 3) if quick else (2, 8)
     results: dict[str, Any] = {
         "sync memory hit": memory_hits(20_000 * factor, rounds),
         "async memory hit": async_memory_hits(10_000 * factor, rounds),
