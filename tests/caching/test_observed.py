@@ -87,7 +87,7 @@ async def test_a_cached_function_is_a_region_and_its_arguments_are_no_label(memo
         return len(text)
 
     is_async = memory is AsyncCachetoolsCacheService
-    function = cached(cache, name="secret_length")(secret_length_async if is_async else secret_length)  # type: ignore[arg-type]
+    function = cached(cache, name="secret_length")(secret_length_async if is_async else secret_length)
     for _ in range(2):
         result: Any = function(SECRET)
         assert (await result if is_async else result) == len(SECRET)
@@ -98,7 +98,7 @@ async def test_a_cached_function_is_a_region_and_its_arguments_are_no_label(memo
 
 
 def texts(records: list[Record]) -> str:
-    return " ".join(str(value) for record in records for value in dataclasses.asdict(record).values())  # type: ignore[call-overload]
+    return " ".join(str(value) for record in records for value in dataclasses.asdict(record).values())
 
 
 async def test_nothing_of_keys_values_or_tags_is_in_any_record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -126,12 +127,13 @@ async def test_very_short_and_very_long_lives(cache: Uniform, ttl: Any) -> None:
 
 @pytest.mark.parametrize("ttl", [0, -1, timedelta(0), timedelta(-1), float("nan"), float("inf"), "1"], ids=repr)
 async def test_what_is_no_life_is_refused(cache: Uniform, ttl: Any) -> None:
-    for call in (
+    calls: tuple[Callable[[], Awaitable[Any]], ...] = (
         lambda: cache.set("row:1", 1, ttl),
         lambda: cache.set_many({"row:1": 1}, ttl),
         lambda: cache.get_or_set("row:1", lambda: 1, ttl),
         lambda: cache.get_or_set("row:1", lambda: Loaded(1, ttl=ttl)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(InvalidArgumentError):
             await call()
     assert not await cache.exists("row:1")
