@@ -21,6 +21,7 @@ SLOTS = 5
 TEXT = "x" * 80
 PAYLOAD = b'{"number":1,"text":"' + TEXT.encode() + b'"}'
 Measured = dict[str, float]
+_PAUSE_SECONDS = 0.12
 
 
 def per_second(number: int, begin: float, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -55,7 +56,7 @@ class Latency:
     async def measure(self, number: int, publish: Callable[[], Any]) -> Measured:
         """Warmed up by five that do not count."""
         for each in range(number + 5):
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(_PAUSE_SECONDS)
             if each == 5:
                 self.taken.clear()
             self._arrived.clear()

@@ -359,15 +359,15 @@ async def postgres_round(url: str, number: int) -> Measured:
 
 async def outbox_round(url: str, number: int) -> Measured:
     async with sql_store(url) as (engine, source):
-        return await outbox_cost(engine, source, number // 10)
+        return await outbox_cost(engine, source, number // 50)
 
 
 async def latency_round(url: str, number: int) -> Measured:
     found: Measured = {}
     async with sql_store(url) as (_, source):
-        found |= await idle_latency(source, number // 100)
+        found |= await idle_latency(source, number // 200)
     if find_spec("pgqueuer"):
-        found |= await peers.pgqueuer_latency(url, number // 100)
+        found |= await peers.pgqueuer_latency(url, number // 200)
     return found
 
 

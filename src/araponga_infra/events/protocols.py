@@ -68,7 +68,7 @@ class LeaseKeeper(Protocol):
 
 
 class WakeListener(Protocol):
-    """Calls a function, from a thread of its own, when another process has published."""
+    """Calls a function, from any thread, when another process has published."""
 
     def close(self) -> None: ...
 

@@ -60,11 +60,10 @@ def _statements_of(engine: Engine) -> Engine:
 
 def _reads_committed(connection: Connection) -> bool:
     """Whether a statement on its own is READ COMMITTED here; asked once per connection of the pool."""
-    known: bool | None = connection.info.get(_IS_READ_COMMITTED)
-    if known is None:
+    if _IS_READ_COMMITTED not in connection.info:
         level = connection.exec_driver_sql("SHOW default_transaction_isolation").scalar()
-        known = connection.info[_IS_READ_COMMITTED] = level == "read committed"
-    return known
+        connection.info[_IS_READ_COMMITTED] = level == "read committed"
+    return bool(connection.info[_IS_READ_COMMITTED])
 
 
 def _append_and_tell(
