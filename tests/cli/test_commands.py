@@ -65,7 +65,7 @@ def test_stats(run: Run, order: Callable[..., None]) -> None:
     order("bread", "broken plate", "broken cup")
     shown = run("events", "stats")
     assert shown.exit_code == 0, shown.output
-    assert "cli.ordered  deliver       0        0         0     2" in shown.output
+    assert "cli.ordered  deliver       0        0         0     2               0" in shown.output
     document = json.loads(run("events", "stats", "--json").stdout)
     assert (document["dead"], document["handlers"][0]["handler"]) == (2, "deliver")
 

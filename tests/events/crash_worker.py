@@ -67,9 +67,16 @@ def make_router(kind: str, effects: Path) -> EventRouter:
     return router
 
 
+def owner_file(effects: Path, pid: int) -> Path:
+    """Where a worker says by which name it holds deliveries."""
+    return effects / f"{pid}.owner"
+
+
 def main(kind: str, url: str, folder: str) -> None:
     router = make_router(kind, Path(folder))
-    with BackgroundEventProcessor(open_store(kind, url), routers=[router], fetch_batch=20):
+    with BackgroundEventProcessor(open_store(kind, url), routers=[router], fetch_batch=20) as processor:
+        assert processor._running is not None
+        owner_file(Path(folder), os.getpid()).write_text(processor._running._feed.owner)
         while True:
             time.sleep(60)
 

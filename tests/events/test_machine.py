@@ -24,7 +24,8 @@ from araponga_infra.events.values import DeadFilter, Delivery, Message, State, S
 from araponga_infra.testing.clock import FakeClock
 
 HANDLERS = ("mail", "index")
-POLICY = RetryPolicy(max_attempts=2, backoff=Backoff(initial=5, maximum=5, jitter=False))
+BACKOFF_SECONDS = 5.0
+POLICY = RetryPolicy(max_attempts=2, backoff=Backoff(initial=BACKOFF_SECONDS, maximum=BACKOFF_SECONDS, jitter=False))
 LEASE_SECONDS = 10.0
 
 
@@ -133,6 +134,37 @@ class Machine(RuleBasedStateMachine):
         assert fenced == 0, "an owner with a lease is never fenced"
         self.model.end(delivery)
         ended.add(name)
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(data=st.data(), is_retried=st.booleans())
+    def hang(self, data: st.DataObject, is_retried: bool) -> None:
+        """A handler is timed out, and reports that it is done after all: perhaps when the next attempt has begun."""
+        owner = data.draw(st.sampled_from([each for each, mine in self.held.items() if mine]))
+        late = self.held[owner].pop(data.draw(st.sampled_from(list(self.held[owner]))))
+        self._finish(owner, late, "failed")
+        if is_retried:
+            self.time_passes(BACKOFF_SECONDS)
+            self.claim(data, 5, is_alone=False)
+        if late.id not in self.held[owner]:
+            assert self.store.exchange(owner, [(owner, late)], [], []).fenced == 1, "a late report no longer counts"
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), limit=st.integers(1, 5))
+    def cut(self, data: st.DataObject, limit: int) -> None:
+        """The answer to a claim is lost on its way: what the worker does not know of is given back when it is heard."""
+        owner = data.draw(st.sampled_from(list(self.held)))
+        lost = self.store.exchange(owner, [], [], [Want(each, limit) for each in HANDLERS]).deliveries
+        assert self.store.reconcile(owner, list(self.held[owner])) == len(lost)
+
+    @rule(is_repeated=st.booleans())
+    def publish_once(self, is_repeated: bool) -> None:
+        """With an idempotency key: a second time within its window it is not accepted."""
+        message = Message(uuid4(), "machine.event", 1, b"{}", window_seconds=1e6)
+        assert self.store.append([message]).duplicates == 0
+        self.model.accept(message.event_id, None)
+        if is_repeated:
+            appended = self.store.append([message])
+            assert (appended.deliveries, appended.duplicates) == (0, 1)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -248,8 +280,17 @@ def open_store(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 def test_nothing_is_lost_invented_or_done_by_two(open_store: Any, request: pytest.FixtureRequest) -> None:
     is_memory = "memory" in request.node.name
-    examples = settings.default.max_examples if is_memory and settings.default else 10
+    run_machine(open_store, settings.default.max_examples if is_memory and settings.default else 10, 30)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_nothing_is_lost_invented_or_done_by_two_in_the_long_run(open_store: Any) -> None:
+    run_machine(open_store, 1000, 50)
+
+
+def run_machine(open_store: Any, examples: int, steps: int) -> None:
     run_state_machine_as_test(  # a factory, as its documentation says; its annotation asks for a class
         cast(Any, lambda: Machine(open_store)),
-        settings=settings(max_examples=examples, stateful_step_count=30, deadline=None),
+        settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None),
     )

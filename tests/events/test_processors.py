@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from araponga_infra.events import (
     ProcessorStateError,
     RetryLater,
     UnsupportedByStoreError,
+    event,
 )
 from araponga_infra.testing.clock import FakeClock
 from tests.events.hosts import Followed, Happened, Host, eventually, settled
@@ -342,6 +344,10 @@ async def test_whatever_a_handler_raises_the_processor_lives(host: Host, error: 
         raise error
 
     @router.subscribe(Happened, max_attempts=1)
+    def greedy(happened: Happened) -> None:
+        bytearray(1 << 50)
+
+    @router.subscribe(Happened, max_attempts=1)
     def rude_too(happened: Happened) -> None:
         raise error
 
@@ -352,7 +358,7 @@ async def test_whatever_a_handler_raises_the_processor_lives(host: Host, error: 
     processor = await host.started(router, max_concurrency=1)
     await settled(processor.publish_many([Happened(1), Followed(1)]))
     await eventually(lambda: seen == [1])
-    await eventually(lambda: _has_dead(processor, 2))
+    await eventually(lambda: _has_dead(processor, 3))
 
 
 async def _has_dead(processor: Any, number: int) -> bool:
@@ -496,6 +502,43 @@ async def test_a_renamed_handler_in_a_rolling_deploy(host: Host) -> None:
     assert sorted(seen) == ["added", "new", "new", "old"]
     await host.run_until_idle(new_one)
     assert sorted(seen) == ["added", "added", "new", "new", "old"]
+
+
+async def test_a_raised_event_version_in_a_rolling_deploy(host: Host) -> None:
+    """Old and new instances publish and consume side by side: the new read both shapes, the old leave the new one."""
+
+    @event("tests.moved", version=1)
+    @dataclass(frozen=True)
+    class Moved:
+        place: str
+
+    @event("tests.moved", version=2)
+    @dataclass(frozen=True)
+    class MovedTo:
+        x: int
+        y: int
+
+    old, new, seen = EventRouter(), EventRouter(), list[Any]()
+    old.subscribe(Moved, name="moves")(seen.append)
+    new.subscribe(MovedTo, name="moves")(seen.append)
+
+    @new.upcast(MovedTo, from_version=1)
+    def split(content: dict[str, Any]) -> dict[str, Any]:
+        x, y = content["place"].split(",")
+        return {"x": int(x), "y": int(y)}
+
+    old_one = await host.started(old, consume=False)
+    await settled(old_one.publish(Moved("1,2")))
+    await host.run_until_idle(old_one)
+    new_one = await host.started(new, consume=False)
+    await settled(new_one.publish(MovedTo(3, 4)))
+    assert (await host.run_until_idle(old_one)).completed == 0
+    assert seen == [Moved("1,2")]
+    old_two = await host.started(old, consume=False)
+    await settled(old_two.publish(Moved("5,6")))
+    assert (await host.run_until_idle(new_one)).completed == 2
+    assert sorted(seen[1:], key=str) == [MovedTo(3, 4), MovedTo(5, 6)]
+    assert (await settled(new_one.stats())).dead == 0
 
 
 @pytest.mark.parametrize(

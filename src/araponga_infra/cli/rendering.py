@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from araponga_infra.events import DeadLetter, EventStats
+from araponga_infra.events import DeadLetter, EventStats, HandlerStats
 from araponga_infra.health import Health
 
 __all__ = ["health_lines", "letter_json", "letter_lines", "letter_table", "stats_json", "stats_table", "table"]
@@ -22,10 +22,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def stats_table(stats: EventStats) -> str:
-    rows = [(each.event, each.handler, each.queued, each.running, each.retrying, each.dead) for each in stats.handlers]
-    rows.append(("(all)", "", stats.queued, stats.running, stats.retrying, stats.dead))
-    shown = table(["event", "handler", "queued", "running", "retrying", "dead"], rows)
-    return f"{shown}\noldest that is due: {stats.oldest_age_seconds:.0f} s"
+    rows = [(each.event, each.handler, *_numbers(each)) for each in stats.handlers]
+    rows.append(("(all)", "", *_numbers(stats)))
+    return table(["event", "handler", "queued", "running", "retrying", "dead", "oldest due (s)"], rows)
+
+
+def _numbers(stats: EventStats | HandlerStats) -> tuple[int, int, int, int, int]:
+    return stats.queued, stats.running, stats.retrying, stats.dead, round(stats.oldest_age_seconds)
 
 
 def stats_json(stats: EventStats) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from uuid import UUID
 
 from araponga_infra.clock import Clock
 from araponga_infra.events.dispatch import Dispatch
@@ -39,7 +40,7 @@ class Tally:
         self._retried = 0
         self._dead: list[DeadLetter] = []
         self._errors: list[BaseException] = []
-        self._postponed: set[str] = set()
+        self._postponed: set[tuple[UUID, str]] = set()
         dispatch.on_decision = self._note
 
     def _note(self, delivery: Delivery, decision: Decision, error: BaseException | None) -> None:
@@ -51,11 +52,11 @@ class Tally:
             elif decision.state is State.RETRYABLE and decision.attempts > delivery.attempts:
                 self._retried += 1
             elif decision.state is State.RETRYABLE:
-                self._postponed.add(delivery.id)
+                self._postponed.add((delivery.event_id, delivery.handler))
 
     def is_over(self, exchange: Exchange) -> bool:
         """Nothing was handed out, or only what is not for this process and was put back before."""
-        return all(each.id in self._postponed for each in exchange.deliveries)
+        return all((each.event_id, each.handler) in self._postponed for each in exchange.deliveries)
 
     def report(self) -> RunReport:
         return RunReport(self._dispatch.completed - self._completed_before, self._retried, tuple(self._dead))

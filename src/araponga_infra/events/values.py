@@ -267,6 +267,7 @@ class HandlerStats:
         running: are being handled.
         retrying: wait for another attempt.
         dead: ended without success, and are kept.
+        oldest_age_seconds: since the oldest of them that waits, and is due, was published; 0 when none is.
     """
 
     event: str
@@ -275,6 +276,7 @@ class HandlerStats:
     running: int = 0
     retrying: int = 0
     dead: int = 0
+    oldest_age_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -298,13 +300,13 @@ class EventStats:
     handlers: tuple[HandlerStats, ...]
 
     @classmethod
-    def of(cls, handlers: tuple[HandlerStats, ...], oldest_age_seconds: float) -> EventStats:
+    def of(cls, handlers: tuple[HandlerStats, ...]) -> EventStats:
         return cls(
             queued=sum(each.queued for each in handlers),
             running=sum(each.running for each in handlers),
             retrying=sum(each.retrying for each in handlers),
             dead=sum(each.dead for each in handlers),
-            oldest_age_seconds=oldest_age_seconds,
+            oldest_age_seconds=max((each.oldest_age_seconds for each in handlers), default=0.0),
             handlers=handlers,
         )
 

@@ -269,6 +269,7 @@ class EventStoreContract:
         for delivery in await worker.claim():
             await worker.settle(delivery, Postponed(5.0))
         assert await worker.claim() == []
+        assert ((await store.stats()).queued, (await store.stats()).retrying) == (2, 0)
         clock.advance(5)
         assert [each.attempts for each in await worker.claim()] == [0, 0]
 
@@ -507,8 +508,21 @@ class EventStoreContract:
         await store.append([message(delay_seconds=60.0)])
         stats = await store.stats()
         assert (stats.queued, stats.running, stats.retrying, stats.dead) == (2, 0, 1, 1)
+        assert stats.oldest_age_seconds == 0
         by_handler = {each.handler: (each.queued, each.retrying, each.dead) for each in stats.handlers}
         assert by_handler == {"mail": (1, 1, 0), "index": (1, 0, 1)}
+
+    async def test_stats_tell_how_long_each_handler_lets_wait(self, store: AsyncEventStore, clock: FakeClock) -> None:
+        await store.append([message()])
+        clock.advance(7)
+        mailer = await _Worker(store, ["mail"]).join()
+        await mailer.complete(await mailer.claim())
+        await store.append([message()])
+        clock.advance(3)
+        stats = await store.stats()
+        ages = {each.handler: each.oldest_age_seconds for each in stats.handlers}
+        assert ages == pytest.approx({"mail": 3.0, "index": 10.0}, abs=0.01)
+        assert stats.oldest_age_seconds == pytest.approx(10.0, abs=0.01)
 
 
 @event("contract.bus", version=1)

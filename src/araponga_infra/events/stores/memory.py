@@ -436,20 +436,20 @@ class _MemoryStore:
 
     def stats(self) -> EventStats:
         with self._lock:
-            now, oldest = self._clock.now().timestamp(), 0.0
+            now = self._clock.now().timestamp()
             handlers: dict[tuple[str, str], HandlerStats] = {}
             for name, queue in self._queues.items():
                 waiting = [*queue.ready, *queue.suspects]
-                oldest = max([oldest, *(now - each.published_at for each in waiting)])
+                oldest = max((now - each.published_at for each in waiting), default=0.0)
                 later = [each for _, _, each in queue.later]
                 retrying = sum(1 for each in later if each.attempts)
                 behind = sum(map(len, queue.keys.values()))
                 dead = sum(1 for each in self._dead.values() if each.handler == name)
                 queued = len(waiting) + len(later) - retrying + behind
-                found = HandlerStats(queue.event_name, name, queued, len(queue.running), retrying, dead)
+                found = HandlerStats(queue.event_name, name, queued, len(queue.running), retrying, dead, oldest)
                 if name in self._subscriptions or queued or found.running or retrying or dead:
                     handlers[queue.event_name, name] = found
-            return EventStats.of(tuple(handlers[each] for each in sorted(handlers)), oldest)
+            return EventStats.of(tuple(handlers[each] for each in sorted(handlers)))
 
     # -- dead letters
 

@@ -246,17 +246,19 @@ def _read_exchange(answer: Sequence[Any]) -> Exchange:
 
 
 def _read_stats(answer: Sequence[Any], now: float) -> EventStats:
-    rows, dead_counts, oldest = answer
+    rows, dead_counts = answer
     dead = {
         _event_and_handler(name): int(number) for name, number in zip(dead_counts[::2], dead_counts[1::2], strict=True)
     }
     handlers: dict[tuple[str, str], HandlerStats] = {}
-    for event, handler, queued, running, retrying in rows:
+    for event, handler, queued, running, retrying, first in rows:
         name = _text(event), _text(handler)
-        handlers[name] = HandlerStats(name[0], name[1], int(queued), int(running), int(retrying), dead.pop(name, 0))
+        oldest = max((now - _read_envelope(each).published_at for each in first), default=0.0)
+        handlers[name] = HandlerStats(
+            *name, int(queued), int(running), int(retrying), dead.pop(name, 0), max(0.0, oldest)
+        )
     handlers.update({name: HandlerStats(name[0], name[1], dead=number) for name, number in dead.items()})
-    ages = [now - _read_envelope(each).published_at for each in oldest]
-    return EventStats.of(tuple(handlers[each] for each in sorted(handlers)), max([0.0, *ages]))
+    return EventStats.of(tuple(handlers[each] for each in sorted(handlers)))
 
 
 def _event_and_handler(name: str | bytes) -> tuple[str, str]:

@@ -367,15 +367,20 @@ class SqlOperations:
         counts: dict[tuple[str, str], dict[str, int]] = {
             (each.event_name, each.handler): {} for each, _ in self._subscriptions(connection).values()
         }
-        oldest = 0.0
+        ages: dict[tuple[str, str], float] = {}
         for row in connection.execute(self.sql.stats, self._values()):
             found = counts.setdefault((row.name, row.handler), {})
             column = _stats_column(row.state, bool(row.is_retry))
             found[column] = found.get(column, 0) + row.number
             if row.oldest is not None:
-                oldest = max(oldest, (row.now - row.oldest) / _MICRO)
-        handlers = (HandlerStats(event, handler, **numbers) for (event, handler), numbers in sorted(counts.items()))
-        return EventStats.of(tuple(handlers), oldest)
+                age = (row.now - row.oldest) / _MICRO
+                ages[row.name, row.handler] = max(age, ages.get((row.name, row.handler), 0.0))
+        return EventStats.of(
+            tuple(
+                HandlerStats(event, handler, **numbers, oldest_age_seconds=ages.get((event, handler), 0.0))
+                for (event, handler), numbers in sorted(counts.items())
+            )
+        )
 
     # -- dead letters
 

@@ -21,7 +21,7 @@ for _, settlement in ipairs(cjson.decode(ARGV[4])) do
   elseif target == 'dead' then
     bury(handler, event, attempts, losses, held.envelope, reason, problem, now)
   elseif target == 'retryable' then
-    add_later('retry', handler, now + delay, attempts, losses, held.envelope)
+    add_later(attempts > 0 and 'retry' or 'later', handler, now + delay, attempts, losses, held.envelope)
   else
     add('ready', handler, attempts, losses, held.envelope)
     wake()

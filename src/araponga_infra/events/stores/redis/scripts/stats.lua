@@ -1,9 +1,9 @@
--- Returns rows {event, handler, queued, running, retrying}, rows {event and handler, dead}, and the envelopes of the
--- first delivery that waits for each handler.
-local rows, oldest = {}, {}
+-- Returns rows {event, handler, queued, running, retrying, envelopes of the first that wait}, and rows {event and handler,
+-- dead}.
+local rows = {}
 for _, handler in ipairs(handlers_of_store()) do
   local event = cjson.decode(redis.call('HGET', root .. ':subscriptions', handler)).event_name
-  local queued, running = redis.call('ZCARD', key('later', handler)), 0
+  local queued, running, oldest = redis.call('ZCARD', key('later', handler)), 0, {}
   for _, kind in ipairs({ 'ready', 'alone' }) do
     local stream = key(kind, handler)
     if has_stream(stream) then
@@ -19,6 +19,6 @@ for _, handler in ipairs(handlers_of_store()) do
       end
     end
   end
-  rows[#rows + 1] = { event, handler, queued, running, redis.call('ZCARD', key('retry', handler)) }
+  rows[#rows + 1] = { event, handler, queued, running, redis.call('ZCARD', key('retry', handler)), oldest }
 end
-return { rows, redis.call('HGETALL', root .. ':dead:counts'), oldest }
+return { rows, redis.call('HGETALL', root .. ':dead:counts') }
