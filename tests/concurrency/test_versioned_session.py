@@ -167,6 +167,12 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         ),
         "upsert",
     ),
+    "INSERT OR REPLACE": (
+        lambda s: s.execute(
+            insert(Post).prefix_with("OR REPLACE", dialect="sqlite").values(id=1, title="a", body="", likes=0)
+        ),
+        "begins again at version 1",
+    ),
     "merge without a version": (lambda s: s.merge(Post(id=1, title="a")), "without its row_version"),
     "assignment of the version": (lambda s: setattr(s.get_one(Post, 1), "row_version", 7), "expect_version"),
     "assignment of an expression": (
@@ -246,6 +252,18 @@ BY_KEY: dict[str, Callable[[Session], object]] = {
     "execute": lambda s: s.execute(update(Post), [{"id": 1, "likes": 7, "row_version": 1}]),
     "bulk_update_mappings": lambda s: s.bulk_update_mappings(Post, [{"id": 1, "likes": 7, "row_version": 1}]),
 }
+
+
+def save_blindly(session: Session, others: Others) -> None:
+    post = session.get_one(Post, 1)
+    like_by_another(others)
+    post.title = "a"
+    session.bulk_save_objects([post])
+
+
+def test_objects_saved_without_a_flush_are_checked_as_well(database: Database, others: Others) -> None:
+    with database.session() as run, pytest.raises(ConcurrencyConflictError, match="expected at version 1"):
+        run(save_blindly, others)
 
 
 @pytest.mark.parametrize("case", BY_KEY)

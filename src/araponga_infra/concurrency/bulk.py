@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+from sqlalchemy import inspect
 from sqlalchemy.engine import Result
 from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import set_committed_value
@@ -21,7 +22,7 @@ from araponga_infra.concurrency.versions import (
 )
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["expect_versions", "refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
+__all__ = ["expect_objects", "expect_versions", "refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
 
 _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 
@@ -62,6 +63,17 @@ def expect_versions(journal: Journal, session: Session, mapper: Mapper[Any], map
         if mapping.get(version) is not None and all(key in mapping for key in keys):
             journal.expect(mapper, tuple(mapping[key] for key in keys), mapping[version])
     journal.connection = session.connection(bind_arguments={"mapper": mapper})
+
+
+def expect_objects(journal: Journal, session: Session, objects: Iterable[object]) -> None:
+    """The same for objects that are written without a flush."""
+    for obj in objects:
+        state: InstanceState[Any] = inspect(obj)
+        if state.identity is not None and state.mapper.version_id_col is not None:
+            version = loaded_version(state)
+            if version is not None:
+                journal.expect(state.mapper, state.identity, version)
+            journal.connection = session.connection(bind_arguments={"mapper": state.mapper})
 
 
 def _keep_in_step(journal: Journal, state: InstanceState[Any], version: int) -> None:
@@ -148,6 +160,12 @@ def refuse_bulk_mappings(mapper: Mapper[Any], mappings: Any) -> None:
 
 def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
     column = version_column(mapper)
+    if any("REPLACE" in str(prefix).upper() for prefix, _dialect in statement._prefixes):
+        raise InvalidArgumentError(
+            f"INSERT OR REPLACE deletes the row of {entity_name(mapper)} that is there and begins again at version 1: "
+            f'use on_conflict_do_update with "{column.key}": {entity_name(mapper)}.{version_key(mapper)} + 1, '
+            "or read the row and change it"
+        )
     for element in visitors.iterate(statement):
         if element.__visit_name__ in _UPSERTS and column.key not in _written_by(element):
             name, key = entity_name(mapper), version_key(mapper)

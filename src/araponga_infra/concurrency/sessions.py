@@ -12,7 +12,7 @@ from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, Sess
 from sqlalchemy.orm.exc import StaleDataError
 
 from araponga_infra.concurrency.attempts import FailedAttempt, conflict_error
-from araponga_infra.concurrency.bulk import expect_versions, refuse_bulk_mappings, refuse_unsafe
+from araponga_infra.concurrency.bulk import expect_objects, expect_versions, refuse_bulk_mappings, refuse_unsafe
 from araponga_infra.concurrency.classification import Failure, classify
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError, PreconditionFailedError, RowConflict
 from araponga_infra.concurrency.versions import entity_name, loaded_version, version_key
@@ -93,6 +93,12 @@ class VersionedSession(Session):
             expect_versions(self._journal, self, versioned, listed)
         with self._translated():
             super().bulk_update_mappings(versioned, listed)
+
+    def bulk_save_objects(self, objects: Iterable[object], *args: Any, **options: Any) -> None:
+        listed = list(objects)
+        expect_objects(self._journal, self, listed)
+        with self._translated():
+            super().bulk_save_objects(listed, *args, **options)
 
     @contextmanager
     def _translated(self, *, is_committing: bool = False) -> Generator[None, None, None]:
