@@ -178,6 +178,14 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def multi_instance(session: nox.Session) -> None:
+    """Three instances behind nginx (Debian's package of that name) while their servers fail; `-- --write` keeps it."""
+    install(session, "test")
+    tests = "tests/multi_instance/with_nginx.py"
+    session.run("pytest", tests, "--timeout", "900", *session.posargs, env=dict.fromkeys(HOST_VARIABLES))
+
+
+@nox.session
 def deploy(session: nox.Session) -> None:
     """The files under deploy/, each read by the tool that knows its form; nginx is Debian's package of that name."""
     session.install(*group("deploy"))

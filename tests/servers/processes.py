@@ -196,6 +196,16 @@ class ServerProcess:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     @property
+    def children(self) -> list[int]:
+        """The ids of the processes that the server has started, as far as they run."""
+        return [] if self.pid is None else _children_of(self.pid)
+
+    @property
+    def exit_status(self) -> int | None:
+        """What the server ended with, negative for a signal; None before its start and while it runs."""
+        return self._process.poll() if self._process else None
+
+    @property
     def is_paused(self) -> bool:
         """Whether the server is stopped by `pause`."""
         return self._paused and self.pid is not None
@@ -251,14 +261,21 @@ class ServerProcess:
         _wait_gone(tree)
         self._ended()
 
-    def end(self, signal_number: signal.Signals | None = None) -> None:
-        """Ask the server to end, and wait; one that does not within 10 seconds is killed."""
+    def send(self, signal_number: signal.Signals) -> None:
+        """Send the server a signal that it is to outlive."""
+        if self._process is not None and self.pid is not None:
+            self._process.send_signal(signal_number)
+
+    def end(
+        self, signal_number: signal.Signals | None = None, *, patience_seconds: float = _END_TIMEOUT_SECONDS
+    ) -> None:
+        """Ask the server to end, and wait; one that does not within its time is killed."""
         if self._process is None or self.pid is None:
             return
         self.resume()
         self._process.send_signal(signal_number or self._end_signal)
         try:
-            self._process.wait(_END_TIMEOUT_SECONDS)
+            self._process.wait(patience_seconds)
             self._ended()
         except subprocess.TimeoutExpired:
             self.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,19 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers.finding import find_program
 from tests.servers.processes import ServerProcess
 from tests.servers.run_folder import ReservedPort, release, reserve_port
 from tests.servers.unprivileged import server_user
 
-_FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"))
 _START_SECONDS = 30.0
-
-
-def _find(program: str) -> str:
-    found = shutil.which(program, path=_FOLDERS)
-    if found is None:
-        raise FileNotFoundError(f"{program} is not installed: apt-get install it, or put it on PATH")
-    return found
 
 
 def _accepts(port: int) -> bool:
@@ -65,7 +57,7 @@ def pgbouncer(server_port: int, *settings: str) -> Iterator[int]:
         *settings,
     )
     configuration.write_text("\n".join(lines).replace("* = ", "* = user=araponga ") + "\n")
-    with _running(reserved, [_find("pgbouncer"), str(configuration)], signal.SIGINT) as port:
+    with _running(reserved, [str(find_program("pgbouncer")), str(configuration)], signal.SIGINT) as port:
         yield port
 
 
@@ -78,7 +70,7 @@ def mariadb() -> Iterator[str]:
     user = server_user()
     if user is not None:
         user.give(reserved.folder)
-    server = _find("mariadbd")
+    server = str(find_program("mariadbd"))
     shared = Path(server).parents[1] / "share" / "mysql"
     common = [server, "--no-defaults", f"--datadir={data}", f"--tmpdir={reserved.folder}"]
     common += [f"--lc-messages-dir={shared}", f"--character-sets-dir={shared / 'charsets'}"]
