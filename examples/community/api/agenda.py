@@ -4,10 +4,10 @@ from datetime import datetime
 
 from fastapi import APIRouter, Response
 
-from araponga_infra.integrations.fastapi import IfMatch, Infra, ReadSession
+from araponga_infra.integrations.fastapi import IfMatch, Infra
 
 from ..domain import EventAnnounced, TerritoryEvent
-from .dependencies import CachedAgendas, CachedFlags, Events, KnownTerritory
+from .dependencies import CachedAgendas, CachedFlags, Events, KnownTerritory, Reading
 from .fields import Id, In, Moment, Out, Reference, Title, show
 
 router = APIRouter(tags=["events"])
@@ -48,8 +48,8 @@ async def plan_event(body: EventIn, events: Events, flags: CachedFlags, infra: I
 
 
 @router.get("/events/{event_id}")
-async def read_event(event_id: Id, session: ReadSession, response: Response) -> EventOut:
-    return show(response, EventOut, await session.get_one(TerritoryEvent, event_id))
+async def read_event(event_id: Id, reads: Reading, response: Response) -> EventOut:
+    return show(response, EventOut, await reads.one(TerritoryEvent, event_id))
 
 
 @router.put("/events/{event_id}")

@@ -4,14 +4,19 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException
 
-from araponga_infra.integrations.fastapi import Infra, WriteSession
+from araponga_infra.integrations.fastapi import Infra, LastWrite, WriteSession
 
 from ..domain import CommunityPost, FeatureFlagRow, MapEntity, TerritoryEvent, TerritoryMembership, TerritoryRow
 from ..flags import FeatureFlagCacheService
 from ..places import AgendaCacheService, MapCacheService
+from ..reads import Reads
 from ..repositories import Repository
 from ..territories import TerritoryCacheService
 from .fields import Id
+
+
+def _reads(infra: Infra, last_write: LastWrite) -> Reads:
+    return Reads(infra, last_write)
 
 
 def _territories(infra: Infra) -> TerritoryCacheService:
@@ -30,6 +35,7 @@ def _agendas(infra: Infra) -> AgendaCacheService:
     return AgendaCacheService(infra)
 
 
+Reading = Annotated[Reads, Depends(_reads)]
 CachedTerritories = Annotated[TerritoryCacheService, Depends(_territories)]
 CachedFlags = Annotated[FeatureFlagCacheService, Depends(_flags)]
 CachedMaps = Annotated[MapCacheService, Depends(_maps)]

@@ -4,11 +4,9 @@ from datetime import datetime
 
 from fastapi import APIRouter
 
-from araponga_infra import AsyncReadOnlySession
-from araponga_infra.integrations.fastapi import ReadSession
-
 from ..queries import LARGEST_ID, feed
-from .dependencies import KnownTerritory
+from ..reads import Reads
+from .dependencies import KnownTerritory, Reading
 from .fields import Before, Limit, Out, Page
 
 router = APIRouter(tags=["feed"])
@@ -24,21 +22,21 @@ class FeedItem(Out):
 
 
 @router.get("/feed")
-async def read_feed(session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20) -> Page[FeedItem]:
-    return await page(session, before=before, limit=limit)
+async def read_feed(reads: Reading, before: Before = LARGEST_ID, limit: Limit = 20) -> Page[FeedItem]:
+    return await page(reads, before=before, limit=limit)
 
 
 @router.get("/territories/{territory_id}/feed")
 async def read_feed_of_territory(
-    territory_id: KnownTerritory, session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20
+    territory_id: KnownTerritory, reads: Reading, before: Before = LARGEST_ID, limit: Limit = 20
 ) -> Page[FeedItem]:
-    return await page(session, territory_id=territory_id, before=before, limit=limit)
+    return await page(reads, territory_id=territory_id, before=before, limit=limit)
 
 
 async def page(
-    session: AsyncReadOnlySession, *, territory_id: int | None = None, before: int = LARGEST_ID, limit: int = 20
+    reads: Reads, *, territory_id: int | None = None, before: int = LARGEST_ID, limit: int = 20
 ) -> Page[FeedItem]:
-    posts = await session.scalars(feed(territory_id=territory_id, before=before, limit=limit))
+    posts = await reads.all(feed(territory_id=territory_id, before=before, limit=limit))
     items = [
         FeedItem(
             id=post.id, territory=post.territory.name, author=post.author, title=post.title, likes=post.likes,

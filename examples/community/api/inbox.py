@@ -4,9 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from araponga_infra.integrations.fastapi import ReadSession
-
 from ..queries import LARGEST_ID, inbox
+from .dependencies import Reading
 from .fields import Before, Limit, Name, Out, Page
 
 router = APIRouter(tags=["inbox"])
@@ -19,8 +18,8 @@ class NotificationOut(Out):
 
 @router.get("/members/{member}/notifications")
 async def read_inbox(
-    member: Annotated[Name, Path()], session: ReadSession, before: Before = LARGEST_ID, limit: Limit = 20
+    member: Annotated[Name, Path()], reads: Reading, before: Before = LARGEST_ID, limit: Limit = 20
 ) -> Page[NotificationOut]:
-    rows = (await session.scalars(inbox(member, before=before, limit=limit))).all()
+    rows = await reads.all(inbox(member, before=before, limit=limit))
     found = [NotificationOut.model_validate(row) for row in rows]
     return Page(items=found, next=found[-1].id if len(found) == limit else None)

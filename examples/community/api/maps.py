@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from araponga_infra.integrations.fastapi import IfMatch, ReadSession
+from araponga_infra.integrations.fastapi import IfMatch
 
 from ..domain import MapEntity
-from .dependencies import CachedMaps, KnownTerritory, Maps
+from .dependencies import CachedMaps, KnownTerritory, Maps, Reading
 from .fields import Id, In, Kind, Out, Reference, Title, show
 
 router = APIRouter(tags=["map"])
@@ -51,8 +51,8 @@ async def place_on_map(body: MapEntityIn, maps: Maps, response: Response) -> Map
 
 
 @router.get("/map-entities/{entity_id}")
-async def read_map_entity(entity_id: Id, session: ReadSession, response: Response) -> MapEntityOut:
-    return show(response, MapEntityOut, await session.get_one(MapEntity, entity_id))
+async def read_map_entity(entity_id: Id, reads: Reading, response: Response) -> MapEntityOut:
+    return show(response, MapEntityOut, await reads.one(MapEntity, entity_id))
 
 
 @router.put("/map-entities/{entity_id}")

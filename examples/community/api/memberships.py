@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from araponga_infra.integrations.fastapi import IfMatch, ReadSession
+from araponga_infra.integrations.fastapi import IfMatch
 
 from ..domain import TerritoryMembership
 from ..queries import members
-from .dependencies import KnownTerritory, Memberships
+from .dependencies import KnownTerritory, Memberships, Reading
 from .fields import Id, In, Limit, Name, Out, Page, Reference, show
 
 router = APIRouter(tags=["memberships"])
@@ -35,9 +35,9 @@ class MembershipOut(Out):
 
 @router.get("/territories/{territory_id}/members")
 async def list_members(
-    territory_id: KnownTerritory, session: ReadSession, after: Annotated[Name | None, Query()] = None, limit: Limit = 20
+    territory_id: KnownTerritory, reads: Reading, after: Annotated[Name | None, Query()] = None, limit: Limit = 20
 ) -> Page[MembershipOut]:
-    rows = (await session.scalars(members(territory_id, after=after or "", limit=limit))).all()
+    rows = await reads.all(members(territory_id, after=after or "", limit=limit))
     found = [MembershipOut.model_validate(row) for row in rows]
     return Page(items=found, next=found[-1].member if len(found) == limit else None)
 
@@ -48,8 +48,8 @@ async def join(body: MembershipIn, memberships: Memberships, response: Response)
 
 
 @router.get("/memberships/{membership_id}")
-async def read_membership(membership_id: Id, session: ReadSession, response: Response) -> MembershipOut:
-    return show(response, MembershipOut, await session.get_one(TerritoryMembership, membership_id))
+async def read_membership(membership_id: Id, reads: Reading, response: Response) -> MembershipOut:
+    return show(response, MembershipOut, await reads.one(TerritoryMembership, membership_id))
 
 
 @router.put("/memberships/{membership_id}")

@@ -4,11 +4,11 @@ from datetime import datetime
 
 from fastapi import APIRouter, Response
 
-from araponga_infra.integrations.fastapi import IfMatch, Infra, ReadSession
+from araponga_infra.integrations.fastapi import IfMatch, Infra
 
 from ..domain import CommunityPost, PostPublished
 from ..repositories import like
-from .dependencies import Posts
+from .dependencies import Posts, Reading
 from .fields import Body, Id, In, Name, Out, Reference, Title, show
 
 router = APIRouter(prefix="/posts", tags=["posts"])
@@ -42,8 +42,8 @@ async def publish_post(body: PostIn, posts: Posts, infra: Infra, response: Respo
 
 
 @router.get("/{post_id}")
-async def read_post(post_id: Id, session: ReadSession, response: Response) -> PostOut:
-    return show(response, PostOut, await session.get_one(CommunityPost, post_id))
+async def read_post(post_id: Id, reads: Reading, response: Response) -> PostOut:
+    return show(response, PostOut, await reads.one(CommunityPost, post_id))
 
 
 @router.put("/{post_id}")

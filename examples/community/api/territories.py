@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
 
-from araponga_infra.integrations.fastapi import IfMatch, ReadSession
+from araponga_infra.integrations.fastapi import IfMatch
 
 from ..domain import TerritoryRow
 from ..queries import LARGEST_ID
 from ..queries import territories as territories_after
-from .dependencies import CachedTerritories, Territories
+from .dependencies import CachedTerritories, Reading, Territories
 from .fields import Id, In, Limit, Out, Page, ShortTitle, show
 
 router = APIRouter(prefix="/territories", tags=["territories"])
@@ -26,9 +26,9 @@ class TerritoryOut(Out):
 
 @router.get("")
 async def list_territories(
-    session: ReadSession, after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0, limit: Limit = 20
+    reads: Reading, after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0, limit: Limit = 20
 ) -> Page[TerritoryOut]:
-    rows = (await session.scalars(territories_after(after=after, limit=limit))).all()
+    rows = await reads.all(territories_after(after=after, limit=limit))
     found = [TerritoryOut.model_validate(row) for row in rows]
     return Page(items=found, next=found[-1].id if len(found) == limit else None)
 

@@ -7,9 +7,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 
-from araponga_infra.integrations.fastapi import ReadSession
-
-from ..api.dependencies import CachedAgendas, CachedMaps
+from ..api.dependencies import CachedAgendas, CachedMaps, Reading
 from ..api.feed import page
 from ..queries import LARGEST_ID
 from ..queries import territories as territories_after
@@ -21,19 +19,19 @@ templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesca
 @router.get("/", response_class=HTMLResponse)
 async def home(
     request: Request,
-    session: ReadSession,
+    reads: Reading,
     agendas: CachedAgendas,
     maps: CachedMaps,
     territory: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
 ) -> str:
-    territories = (await session.scalars(territories_after())).all()
+    territories = await reads.all(territories_after())
     chosen = next((each for each in territories if each.id == territory), territories[0] if territories else None)
     return templates.get_template("home.html").render(
         instance=request.app.state.settings.instance,
         address=str(request.base_url).rstrip("/"),
         territories=territories,
         chosen=chosen,
-        posts=(await page(session, territory_id=chosen.id)).items if chosen else [],
+        posts=(await page(reads, territory_id=chosen.id)).items if chosen else [],
         events=await agendas.of(chosen.id) if chosen else (),
         places=await maps.of(chosen.id) if chosen else (),
     )
