@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -163,28 +164,32 @@ def _page(run: Run) -> str:
 
 # The plot: time runs to the right; an SVG that needs no library
 
-_WIDTH, _LEFT, _HEIGHT, _GAP = 1100, 60, 150, 40
-_TOP = 110
+_WIDTH, _HEIGHT, _GAP = 1100, 150, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 140, 110, 24
 
 
 def _plot(run: Run) -> str:
     begun, ended = run.phases[0].begun, run.phases[-1].ended
     scale = _WIDTH / (ended - begun)
-    seconds = [
-        [each for each in run.answers if begun + at <= each.started < begun + at + 1]
-        for at in range(int(ended - begun))
-    ]
-    served = [float(len(answers)) for answers in seconds]
+    seconds: list[list[Answer]] = [[] for _ in range(int(ended - begun))]
+    for answer in run.answers:
+        if 0 <= (at := math.floor(answer.started - begun)) < len(seconds):
+            seconds[at].append(answer)
+    sent = [float(len(answers)) for answers in seconds]
     failed = [float(sum(each.has_failed for each in answers)) for answers in seconds]
-    slowest = [max((each.seconds for each in answers), default=0.0) for answers in seconds]
+    slowest = [max((each.seconds * 1000 for each in answers), default=0.0) for answers in seconds]
+    second = _TOP + _HEIGHT + _GAP
+    width, height = _LEFT + _WIDTH + _RIGHT, second + _HEIGHT + _BOTTOM
     parts = [
+        f'<rect width="{width}" height="{height}" fill="white"/>',
         *(_span(phase, begun, scale) for phase in run.phases),
-        _curve(served, scale, _TOP, max(served), _BLUE, "requests a second"),
-        _curve(failed, scale, _TOP, max(served), _RED, ""),
-        _curve(slowest, scale, _TOP + _HEIGHT + _GAP, max(slowest), _BLUE, "slowest, s"),
+        _axis(_TOP, max(sent), f'requests sent a second, <tspan fill="{_RED}">and those that failed</tspan>'),
+        _curve(sent, scale, _TOP, max(sent), _BLUE),
+        _curve(failed, scale, _TOP, max(sent), _RED),
+        _axis(second, max(slowest), "the slowest of each second, in milliseconds"),
+        _curve(slowest, scale, second, max(slowest), _BLUE),
     ]
-    size = f'width="{_WIDTH + _LEFT + 20}" height="{_TOP + 2 * _HEIGHT + _GAP + 20}"'
-    style = 'font-family="sans-serif" font-size="11"'
+    size, style = f'width="{width}" height="{height}"', 'font-family="sans-serif" font-size="11"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(parts) + "\n</svg>\n"
 
 
@@ -197,11 +202,17 @@ def _span(phase: Phase, begun: float, scale: float) -> str:
     )
 
 
-def _curve(values: Sequence[float], scale: float, top: int, most: float, colour: str, name: str) -> str:
+def _axis(top: int, most: float, name: str) -> str:
+    return (
+        f'<text x="{_LEFT - 6}" y="{top + 8}" text-anchor="end">{most:.0f}</text>'
+        f'<text x="{_LEFT - 6}" y="{top + _HEIGHT}" text-anchor="end">0</text>'
+        f'<text x="{_LEFT}" y="{top + _HEIGHT + 14}" fill="{_BLUE}">{name}</text>'
+    )
+
+
+def _curve(values: Sequence[float], scale: float, top: int, most: float, colour: str) -> str:
     points = [
         (_LEFT + (at + 0.5) * scale, top + _HEIGHT * (1 - value / (most or 1))) for at, value in enumerate(values)
     ]
-    path = "".join(f"L{x:.1f} {y:.1f}" for x, y in points).replace("L", "M", 1)
-    axis = f'<text x="{_LEFT - 6}" y="{top + 8}" text-anchor="end">{most:.0f}</text>' if name else ""
-    label = f'<text x="{_LEFT}" y="{top + _HEIGHT + 14}" fill="{colour}">{name}</text>'
-    return f'{axis}{label if name else ""}<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
