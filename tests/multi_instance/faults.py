@@ -9,7 +9,7 @@ from types import MappingProxyType
 from tests.multi_instance.cluster import Cluster
 from tests.multi_instance.load import Load
 
-__all__ = ["FAULTS", "NOTHING", "Fault"]
+__all__ = ["FAULTS", "Fault"]
 
 Fault = Callable[[Cluster, Load], Awaitable[None]]
 SECONDS_AWAY = 3.0
@@ -79,9 +79,8 @@ async def roll_out(cluster: Cluster, _load: Load) -> None:
         await asyncio.to_thread(cluster.balancer.send_to, cluster.instances)
 
 
-NOTHING = "nothing"
 FAULTS: Mapping[str, Fault] = MappingProxyType({
-    NOTHING: nothing,
+    "nothing": nothing,
     "a burst of 90 clients": burst,
     "each instance is killed in turn": kill_instances,
     "Redis is killed, and starts empty": restart_redis,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -104,8 +104,8 @@ class Ledger:
         """Acknowledged and lost, refused and there, or there twice."""
         there = Counter(titles)
         return [
-            *(f"lost: {title}" for title, outcome in self._posts(Outcome.ACKNOWLEDGED) if not there[title]),
-            *(f"refused, but saved: {title}" for title, outcome in self._posts(Outcome.REFUSED) if there[title]),
+            *(f"lost: {title}" for title in self._posts(Outcome.ACKNOWLEDGED) if not there[title]),
+            *(f"refused, but saved: {title}" for title in self._posts(Outcome.REFUSED) if there[title]),
             *(f"saved {count} times: {title}" for title, count in there.items() if count > 1),
         ]
 
@@ -122,23 +122,19 @@ class Ledger:
     def wrong_edits(self, rows: Mapping[str, Row]) -> list[str]:
         return [wrong for path, edits in self.edits.items() for wrong in _wrong_history(path, edits, rows[path])]
 
-    def applied_unknown_posts(self, titles: Iterable[str]) -> int:
-        there = set(titles)
-        return sum(title in there for title, _ in self._posts(Outcome.UNKNOWN))
-
     def unknown(self) -> int:
         """How many writes had an outcome that nobody was told."""
         edits = sum(edit.outcome is Outcome.UNKNOWN for edits in self.edits.values() for edit in edits)
         likes = sum(outcomes[Outcome.UNKNOWN] for outcomes in self.likes.values())
-        return edits + likes + sum(1 for _ in self._posts(Outcome.UNKNOWN))
+        return edits + likes + len(self._posts(Outcome.UNKNOWN))
 
     def acknowledged(self) -> int:
         edits = sum(edit.outcome is Outcome.ACKNOWLEDGED for edits in self.edits.values() for edit in edits)
         likes = sum(outcomes[Outcome.ACKNOWLEDGED] for outcomes in self.likes.values())
-        return edits + likes + sum(1 for _ in self._posts(Outcome.ACKNOWLEDGED))
+        return edits + likes + len(self._posts(Outcome.ACKNOWLEDGED))
 
-    def _posts(self, wanted: Outcome) -> Iterator[tuple[str, Outcome]]:
-        return ((title, outcome) for title, outcome in self.posts.items() if outcome is wanted)
+    def _posts(self, wanted: Outcome) -> list[str]:
+        return [title for title, outcome in self.posts.items() if outcome is wanted]
 
 
 def _wrong_history(path: str, edits: Sequence[Edit], row: Row) -> Iterator[str]:

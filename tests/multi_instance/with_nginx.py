@@ -79,6 +79,10 @@ def test_what_fails_is_said_to_be_unavailable(run: Run, fault: str) -> None:
     assert 500 not in {each.status for each in run.during(phase_of(run, fault))}
 
 
+def test_no_process_is_surprised(run: Run) -> None:
+    assert [name for name, log in run.logs.items() if "Traceback" in log] == []
+
+
 @pytest.mark.parametrize("fault", [name for name in FAULTS if not name.startswith((PRIMARY, INSTANCE, ROLL_OUT))])
 def test_nothing_fails_without(run: Run, fault: str) -> None:
     assert not failed(run.during(phase_of(run, fault)))
