@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
-from araponga_infra.caching.backends.redis.client import check_redis_url
 from araponga_infra.connection_strings import database_url_from_npgsql, redis_url_from_stackexchange
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.urls import check_pool_size, database_url, masked
@@ -57,7 +56,7 @@ class InfraSettings:
         for url in self.database_readonly_urls:
             database_url(url, argument="database_readonly_urls")
         if self.redis_url is not None:
-            check_redis_url(self.redis_url, argument="redis_url")
+            _check_redis_url(self.redis_url, "redis_url")
         check_pool_size(self.database_pool_size, "database_pool_size")
         if self.is_embedded and self.database_url is not None:
             raise InvalidArgumentError("is_embedded and database_url name two databases: pass one of them")
@@ -176,7 +175,7 @@ def _split_urls(value: str) -> list[str]:
 def _read_redis(value: str, variable: str) -> str:
     if "://" not in value:
         value = redis_url_from_stackexchange(value, argument=variable)
-    check_redis_url(value, argument=variable)
+    _check_redis_url(value, variable)
     return value
 
 
@@ -186,3 +185,10 @@ def _read_pool_size(value: str) -> int | None:
     size = int(value) if value.isdecimal() else 0
     check_pool_size(size, _POOL_SIZE)
     return size
+
+
+def _check_redis_url(url: str, argument: str) -> None:
+    """Here and not above: redis is imported where a Redis is named, and nowhere else."""
+    from araponga_infra.caching.backends.redis.client import check_redis_url
+
+    check_redis_url(url, argument=argument)

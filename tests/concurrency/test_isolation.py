@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from araponga_infra.backoff import Backoff
 from araponga_infra.concurrency import ConcurrencyConflictError, RowConflict, VersionedSession
 from araponga_infra.testing.clock import FakeClock
+from tests.servers import wait_until
 
 from .blog import Post, Tag, like
 from .conftest import open_database
@@ -189,6 +190,8 @@ def test_a_deadlock_is_retried(driver: str, request: pytest.FixtureRequest, tmp_
         if len(calls) == 1:
             assert is_locked.wait(10)
             may_lock.set()
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_until(lambda: session.scalar(waiting) == 1, 10, "the other one to wait: PostgreSQL looks only once")
         session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 2"))
 
     with ThreadPoolExecutor(1) as pool:

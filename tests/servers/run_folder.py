@@ -34,8 +34,8 @@ from .unprivileged import temporary_root
 __all__ = ["ReservedPort", "copies_folder", "reap_abandoned", "release", "reserve_port"]
 
 # Below the range the kernel hands to outgoing connections (Linux 32768, macOS 49152): no client can sit on the port
-# of a server that a test has killed and is about to start again.
-_PORTS = range(15_000, 32_000)
+# of a server that a test has killed and is about to start again. A Redis of a cluster also listens 10,000 above.
+_PORTS = range(15_000, 22_768)
 _ENTER_ONLY = 0o711
 
 
