@@ -10,7 +10,7 @@ from araponga_infra import CompositeObserver, CountingObserver, LoggingObserver,
 from araponga_infra.integrations.fastapi import install
 
 from . import api, pages
-from .api.problems import DOCUMENTED, answer_problems
+from .api.problems import EVERYWHERE, answer_problems
 from .handlers import router as event_handlers
 from .metrics import Metrics
 from .middleware import AnsweringInstance, BodyLimit
@@ -35,7 +35,7 @@ def create_app(settings: CommunitySettings | None = None) -> FastAPI:
             yield
         metrics.close()
 
-    app = FastAPI(title="Araponga", version="1", lifespan=lifespan, responses=DOCUMENTED)
+    app = FastAPI(title="Araponga", version="1", lifespan=lifespan, responses=EVERYWHERE)
     araponga = install(
         app,
         settings=settings.infra,

@@ -151,6 +151,21 @@ def test_members_join_once(client: httpx.Client) -> None:
     assert ([each["member"] for each in listed["items"]], listed["next"]) == (["ana", "bento"], "bento")
 
 
+def test_the_last_page_says_that_it_is_the_last(client: httpx.Client) -> None:
+    """Also when it is full, which only one row more than fits can tell."""
+    make(client, "/territories")
+    for member in ("dora", "elis", "fabio"):
+        client.post("/memberships", json={"territory_id": 3, "member": member}).raise_for_status()
+    for title in ("Bazar", "Mutirão", "Feira"):
+        client.post("/posts", json={"territory_id": 3, "author": "dora", "title": title}).raise_for_status()
+    inbox = "/members/dora/notifications"
+    wait_until(lambda: len(client.get(inbox).json()["items"]) == 3, 30, "the handler to fill the inbox")
+    for path in ("/territories", "/territories/3/feed", "/territories/3/members", inbox):
+        for limit, is_last in ((2, False), (3, True), (4, True)):
+            listed = client.get(path, params={"limit": limit}).json()
+            assert (len(listed["items"]), listed["next"] is None) == (min(limit, 3), is_last), (path, limit)
+
+
 BAD_POSTS: dict[str, dict[str, Any]] = {
     "no JSON": {"content": b"{"},
     "no text": {"content": b"\xff\xfe"},

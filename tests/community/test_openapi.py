@@ -40,3 +40,11 @@ def address(shared_postgres: PostgresServer) -> Iterator[str]:
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 def test_it_does_what_it_documents(case: schemathesis.Case[Any], address: str) -> None:
     case.call_and_validate(base_url=address, excluded_checks=[MAY_BE_REFUSED])
+
+
+def test_each_change_documents_what_may_come_of_it() -> None:
+    paths: dict[str, dict[str, Any]] = create_app(CommunitySettings()).openapi()["paths"]
+    changes = [methods[method] for methods in paths.values() for method in ("put", "delete") if method in methods]
+    assert len(changes) == 10
+    for change in changes:
+        assert change["responses"].keys() >= {"404", "409", "412", "422", "428", "503"}, change["operationId"]

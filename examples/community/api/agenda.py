@@ -9,6 +9,7 @@ from araponga_infra.integrations.fastapi import IfMatch, Infra
 from ..domain import EventAnnounced, TerritoryEvent
 from .dependencies import CachedAgendas, CachedFlags, Events, KnownTerritory, Reading
 from .fields import Id, In, Moment, Out, Reference, Title, show
+from .problems import CHANGE, NOT_FOUND
 
 router = APIRouter(tags=["events"])
 
@@ -34,7 +35,7 @@ class EventOut(Upcoming):
     territory_id: int
 
 
-@router.get("/territories/{territory_id}/events")
+@router.get("/territories/{territory_id}/events", responses=NOT_FOUND)
 async def read_agenda(territory_id: KnownTerritory, agendas: CachedAgendas) -> list[Upcoming]:
     return [Upcoming.model_validate(event) for event in await agendas.of(territory_id)]
 
@@ -47,16 +48,16 @@ async def plan_event(body: EventIn, events: Events, flags: CachedFlags, infra: I
     return show(response, EventOut, event)
 
 
-@router.get("/events/{event_id}")
+@router.get("/events/{event_id}", responses=NOT_FOUND)
 async def read_event(event_id: Id, reads: Reading, response: Response) -> EventOut:
     return show(response, EventOut, await reads.one(TerritoryEvent, event_id))
 
 
-@router.put("/events/{event_id}")
+@router.put("/events/{event_id}", responses=CHANGE)
 async def edit_event(event_id: Id, body: EventEdit, events: Events, if_match: IfMatch, response: Response) -> EventOut:
     return show(response, EventOut, await events.edit(event_id, if_match, **body.model_dump()))
 
 
-@router.delete("/events/{event_id}", status_code=204)
+@router.delete("/events/{event_id}", status_code=204, responses=CHANGE)
 async def cancel_event(event_id: Id, events: Events, if_match: IfMatch) -> None:
     await events.remove(event_id, if_match)

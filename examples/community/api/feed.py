@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from ..queries import LARGEST_ID, feed
 from ..reads import Reads
 from .dependencies import KnownTerritory, Reading
-from .fields import Before, Limit, Out, Page
+from .fields import Before, Limit, Out, Page, page_of
+from .problems import NOT_FOUND
 
 router = APIRouter(tags=["feed"])
 
@@ -26,7 +27,7 @@ async def read_feed(reads: Reading, before: Before = LARGEST_ID, limit: Limit = 
     return await page(reads, before=before, limit=limit)
 
 
-@router.get("/territories/{territory_id}/feed")
+@router.get("/territories/{territory_id}/feed", responses=NOT_FOUND)
 async def read_feed_of_territory(
     territory_id: KnownTerritory, reads: Reading, before: Before = LARGEST_ID, limit: Limit = 20
 ) -> Page[FeedItem]:
@@ -36,12 +37,12 @@ async def read_feed_of_territory(
 async def page(
     reads: Reads, *, territory_id: int | None = None, before: int = LARGEST_ID, limit: int = 20
 ) -> Page[FeedItem]:
-    posts = await reads.all(feed(territory_id=territory_id, before=before, limit=limit))
-    items = [
+    posts = await reads.all(feed(territory_id=territory_id, before=before, limit=limit + 1))
+    found = [
         FeedItem(
             id=post.id, territory=post.territory.name, author=post.author, title=post.title, likes=post.likes,
             published_at=post.published_at,
         )
         for post in posts
     ]  # fmt: skip
-    return Page(items=items, next=items[-1].id if len(items) == limit else None)
+    return page_of(found, limit, lambda item: item.id)

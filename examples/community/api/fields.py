@@ -1,5 +1,6 @@
 """What clients may send. Each limit is in the OpenAPI document, and each is one that every database behind it holds."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
@@ -54,6 +55,12 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next: int | str | None
+
+
+def page_of(found: Sequence[Item], limit: int, key: Callable[[Item], int | str]) -> Page[Item]:
+    """Of what was found, asked for one more than fits on the page: that one says that the list goes on."""
+    items = list(found[:limit])
+    return Page(items=items, next=key(items[-1]) if len(found) > limit else None)
 
 
 def show(response: Response, form: type[Shown], row: object) -> Shown:

@@ -10,6 +10,7 @@ from araponga_infra.integrations.fastapi import IfMatch
 from ..domain import FeatureFlagRow
 from .dependencies import CachedFlags, Flags
 from .fields import In, Name, Out, show
+from .problems import CHANGE, CONFLICT, NOT_FOUND
 
 router = APIRouter(prefix="/flags", tags=["flags"])
 
@@ -29,12 +30,12 @@ class FlagOut(Out):
     is_enabled: bool
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=CONFLICT)
 async def make_flag(body: FlagIn, flags: Flags, response: Response) -> FlagOut:
     return show(response, FlagOut, await flags.add(FeatureFlagRow(**body.model_dump())))
 
 
-@router.get("/{name}")
+@router.get("/{name}", responses=NOT_FOUND)
 async def read_flag(name: FlagName, flags: CachedFlags, response: Response) -> FlagOut:
     flag = await flags.get(name)
     if flag is None:
@@ -43,6 +44,6 @@ async def read_flag(name: FlagName, flags: CachedFlags, response: Response) -> F
     return FlagOut.model_validate(flag)
 
 
-@router.put("/{name}")
+@router.put("/{name}", responses=CHANGE)
 async def switch_flag(name: FlagName, body: FlagEdit, flags: Flags, if_match: IfMatch, response: Response) -> FlagOut:
     return show(response, FlagOut, await flags.edit(name, if_match, is_enabled=body.is_enabled))

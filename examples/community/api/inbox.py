@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path
 
 from ..queries import LARGEST_ID, inbox
 from .dependencies import Reading
-from .fields import Before, Limit, Name, Out, Page
+from .fields import Before, Limit, Name, Out, Page, page_of
 
 router = APIRouter(tags=["inbox"])
 
@@ -20,6 +20,6 @@ class NotificationOut(Out):
 async def read_inbox(
     member: Annotated[Name, Path()], reads: Reading, before: Before = LARGEST_ID, limit: Limit = 20
 ) -> Page[NotificationOut]:
-    rows = await reads.all(inbox(member, before=before, limit=limit))
+    rows = await reads.all(inbox(member, before=before, limit=limit + 1))
     found = [NotificationOut.model_validate(row) for row in rows]
-    return Page(items=found, next=found[-1].id if len(found) == limit else None)
+    return page_of(found, limit, lambda entry: entry.id)

@@ -10,6 +10,7 @@ from ..domain import CommunityPost, PostPublished
 from ..repositories import like
 from .dependencies import Posts, Reading
 from .fields import Body, Id, In, Name, Out, Reference, Title, show
+from .problems import CHANGE, CONFLICT, NOT_FOUND
 
 router = APIRouter(prefix="/posts", tags=["posts"])
 
@@ -41,22 +42,22 @@ async def publish_post(body: PostIn, posts: Posts, infra: Infra, response: Respo
     return show(response, PostOut, post)  # COMMIT comes before the 201 leaves
 
 
-@router.get("/{post_id}")
+@router.get("/{post_id}", responses=NOT_FOUND)
 async def read_post(post_id: Id, reads: Reading, response: Response) -> PostOut:
     return show(response, PostOut, await reads.one(CommunityPost, post_id))
 
 
-@router.put("/{post_id}")
+@router.put("/{post_id}", responses=CHANGE)
 async def edit_post(post_id: Id, body: PostEdit, posts: Posts, if_match: IfMatch, response: Response) -> PostOut:
     return show(response, PostOut, await posts.edit(post_id, if_match, **body.model_dump()))
 
 
-@router.delete("/{post_id}", status_code=204)
+@router.delete("/{post_id}", status_code=204, responses=CHANGE)
 async def delete_post(post_id: Id, posts: Posts, if_match: IfMatch) -> None:
     await posts.remove(post_id, if_match)
 
 
-@router.post("/{post_id}/likes")
+@router.post("/{post_id}/likes", responses=NOT_FOUND | CONFLICT)
 async def like_post(post_id: Id, infra: Infra) -> dict[str, int]:
     """A hot row and no If-Match: the conflict is ours to retry."""
     return {"likes": await infra.concurrency.execute(like, post_id)}

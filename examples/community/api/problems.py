@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,27 +16,37 @@ MEDIA_TYPE = "application/problem+json"
 _FOREIGN_KEY = ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY")
 _CODES = {400: "unreadable", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": description,
-        "content": {
-            MEDIA_TYPE: {
-                "schema": {
-                    "type": "object",
-                    "required": ["type", "title", "status", "detail", "code"],
-                    "properties": {
-                        "type": {"type": "string"},
-                        "title": {"type": "string"},
-                        "status": {"type": "integer"},
-                        "detail": {"type": "string"},
-                        "code": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-    for status, description in (("4XX", "The request cannot be done"), ("5XX", "The service cannot answer"))
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+
+_DOCUMENT = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+    },
 }
+
+
+def _documented(*statuses: int) -> Responses:
+    return {status: _response(HTTPStatus(status).phrase) for status in statuses}
+
+
+def _response(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": _DOCUMENT}}}
+
+
+EVERYWHERE: Responses = {
+    **_documented(422, 503),
+    "4XX": _response("The request cannot be done"),
+    "5XX": _response("The service cannot answer"),
+}
+NOT_FOUND = _documented(404)
+CONFLICT = _documented(409)
+CHANGE = NOT_FOUND | CONFLICT | _documented(412, 428)
 
 
 def problem(

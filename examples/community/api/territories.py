@@ -10,7 +10,8 @@ from ..domain import TerritoryRow
 from ..queries import LARGEST_ID
 from ..queries import territories as territories_after
 from .dependencies import CachedTerritories, Reading, Territories
-from .fields import Id, In, Limit, Out, Page, ShortTitle, show
+from .fields import Id, In, Limit, Out, Page, ShortTitle, page_of, show
+from .problems import CHANGE, NOT_FOUND
 
 router = APIRouter(prefix="/territories", tags=["territories"])
 
@@ -28,9 +29,9 @@ class TerritoryOut(Out):
 async def list_territories(
     reads: Reading, after: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0, limit: Limit = 20
 ) -> Page[TerritoryOut]:
-    rows = await reads.all(territories_after(after=after, limit=limit))
+    rows = await reads.all(territories_after(after=after, limit=limit + 1))
     found = [TerritoryOut.model_validate(row) for row in rows]
-    return Page(items=found, next=found[-1].id if len(found) == limit else None)
+    return page_of(found, limit, lambda territory: territory.id)
 
 
 @router.post("", status_code=201)
@@ -38,7 +39,7 @@ async def found_territory(body: TerritoryIn, territories: Territories, response:
     return show(response, TerritoryOut, await territories.add(TerritoryRow(name=body.name)))
 
 
-@router.get("/{territory_id}")
+@router.get("/{territory_id}", responses=NOT_FOUND)
 async def read_territory(territory_id: Id, territories: CachedTerritories, response: Response) -> TerritoryOut:
     territory = await territories.get(territory_id)
     if territory is None:
@@ -47,7 +48,7 @@ async def read_territory(territory_id: Id, territories: CachedTerritories, respo
     return TerritoryOut.model_validate(territory)
 
 
-@router.put("/{territory_id}")
+@router.put("/{territory_id}", responses=CHANGE)
 async def rename_territory(
     territory_id: Id, body: TerritoryIn, territories: Territories, if_match: IfMatch, response: Response
 ) -> TerritoryOut:
