@@ -106,6 +106,33 @@ def test_handlers_run_in_a_process_that_consumes() -> None:
     assert not araponga.is_open
 
 
+def test_as_many_handlers_run_at_a_time_as_it_was_told() -> None:
+    together, met, own = threading.Barrier(7), list[str](), EventRouter()
+
+    @own.subscribe(Posted)
+    def meet(posted: Posted) -> None:
+        together.wait(20)
+        met.append(posted.title)
+
+    app = FastAPI()
+    araponga = install(app, settings=EMBEDDED, routers=[own], max_concurrency=together.parties)
+
+    @app.post("/posts")
+    async def post() -> None:
+        await araponga.infra.events.publish_many([Posted(str(number)) for number in range(together.parties)])
+
+    with TestClient(app) as client:
+        client.post("/posts")
+        wait_until(lambda: len(met) == together.parties, 30, "all of them to meet")
+
+
+def test_a_concurrency_of_none_prevents_the_start() -> None:
+    app = FastAPI()
+    install(app, settings=EMBEDDED, max_concurrency=0)
+    with pytest.raises(InvalidArgumentError, match="max_concurrency=0"), TestClient(app):
+        pass
+
+
 def test_a_handler_that_runs_while_the_application_stops_has_the_parts() -> None:
     begun, used = threading.Event(), list[object]()
     own = EventRouter()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from flask import Flask
 
 from araponga_infra import (
     ConcurrencyConflictError,
+    EventRouter,
     InfraSettings,
     Infrastructure,
     InvalidArgumentError,
@@ -48,6 +50,22 @@ def made() -> Iterator[Callable[..., tuple[Flask, Araponga]]]:
 
 
 Make = Callable[..., tuple[Flask, Araponga]]
+
+
+def test_a_process_runs_as_many_handlers_at_a_time_as_it_was_told() -> None:
+    together, met, own = threading.Barrier(7), list[str](), EventRouter()
+
+    @own.subscribe(Posted)
+    def meet(posted: Posted) -> None:
+        together.wait(20)
+        met.append(posted.title)
+
+    app = Flask(__name__)
+    araponga = Araponga(app, settings=EMBEDDED, routers=[own], max_concurrency=together.parties)
+    app.test_client().get("/")  # the first request, from which on it consumes
+    araponga.infra.events.publish_many([Posted(str(number)) for number in range(together.parties)])
+    wait_until(lambda: len(met) == together.parties, 30, "all of them to meet")
+    araponga.close(app)
 
 
 def test_the_read_session_lives_as_long_as_its_request(made: Make, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class Araponga:
         embedded: with no database named, run on a SQLite file in a temporary folder, one for each worker process.
         routers: the event handlers that this service knows.
         consume: whether its processes run them, each from its first request on; False: they only publish.
+        max_concurrency: how many of them a process runs at a time; checked by `init_app`.
         clock: the time, for tests.
         observer: told of everything the parts report.
         write_token_cookie: the cookie's name.
@@ -87,6 +88,7 @@ class Araponga:
         embedded: bool = False,
         routers: Sequence[EventRouter] = (),
         consume: bool = True,
+        max_concurrency: int = 5,
         clock: Clock | None = None,
         observer: Observer | None = None,
         write_token_cookie: str = DEFAULT_COOKIE,
@@ -99,6 +101,7 @@ class Araponga:
         self._is_embedded = embedded
         self._routers = tuple(routers)
         self._consume = consume
+        self._max_concurrency = max_concurrency
         self._clock = clock
         self._observer = observer
         self._carrier = TokenCarrier.checked(write_token_cookie, write_token_header, write_token_max_age)
@@ -118,8 +121,9 @@ class Araponga:
             raise InvalidArgumentError("app has an Araponga already: call init_app once for each application")
         settings = self._settings or InfraSettings.from_env(embedded=self._is_embedded)
         infra = Infrastructure(
-            settings, routers=self._routers, consume=self._consume, clock=self._clock, observer=self._observer
-        )
+            settings, routers=self._routers, consume=self._consume, max_concurrency=self._max_concurrency,
+            clock=self._clock, observer=self._observer,
+        )  # fmt: skip
         app.extensions[_EXTENSION] = _Installed(infra)
         atexit.register(infra.close)
         self._apps.add(app)

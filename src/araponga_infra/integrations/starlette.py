@@ -134,6 +134,7 @@ class _Configured:
     is_embedded: bool
     routers: tuple[EventRouter, ...]
     consume: bool
+    max_concurrency: int
     clock: Clock | None
     observer: Observer | None
 
@@ -141,8 +142,9 @@ class _Configured:
         """Read the environment only now, when the application starts: importing its module needs none."""
         settings = self.settings or InfraSettings.from_env(embedded=self.is_embedded)
         return AsyncInfrastructure(
-            settings, routers=self.routers, consume=self.consume, clock=self.clock, observer=self.observer
-        )
+            settings, routers=self.routers, consume=self.consume, max_concurrency=self.max_concurrency,
+            clock=self.clock, observer=self.observer,
+        )  # fmt: skip
 
 
 def install(
@@ -152,6 +154,7 @@ def install(
     embedded: bool = False,
     routers: Sequence[EventRouter] = (),
     consume: bool = True,
+    max_concurrency: int = 5,
     clock: Clock | None = None,
     observer: Observer | None = None,
     write_token_cookie: str = DEFAULT_COOKIE,
@@ -174,6 +177,7 @@ def install(
         embedded: with no database named, run on a SQLite file in a temporary folder that is gone at the end.
         routers: the event handlers that this service knows.
         consume: whether this process runs them; one that only publishes passes False.
+        max_concurrency: how many of them it runs at a time; checked when the application starts.
         clock: the time, for tests.
         observer: told of everything the parts report.
         write_token_cookie: the cookie's name.
@@ -190,7 +194,7 @@ def install(
     if app.middleware_stack is not None:
         raise InvalidArgumentError("app has started already: install before it serves its first request")
     araponga = Araponga(
-        _Configured(settings, embedded, tuple(routers), consume, clock, observer),
+        _Configured(settings, embedded, tuple(routers), consume, max_concurrency, clock, observer),
         TokenCarrier.checked(write_token_cookie, write_token_header, write_token_max_age),
         to_seconds(health_timeout, "health_timeout", allow_zero=False),
     )
