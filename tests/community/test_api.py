@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 
+from araponga_infra import InfraSettings
+from examples.community.app import create_app
+from examples.community.settings import CommunitySettings
+from tests.community.conftest import migrate_and_seed
+from tests.integrations.serving import served_asgi
+from tests.servers.postgres import PostgresDatabase
 from tests.servers.processes import wait_until
 
 PROBLEM = "application/problem+json"
@@ -164,6 +171,19 @@ def test_the_last_page_says_that_it_is_the_last(client: httpx.Client) -> None:
         for limit, is_last in ((2, False), (3, True), (4, True)):
             listed = client.get(path, params={"limit": limit}).json()
             assert (len(listed["items"]), listed["next"] is None) == (min(limit, 3), is_last), (path, limit)
+
+
+def test_no_request_holds_a_connection_while_it_waits_for_another(postgres_database: PostgresDatabase) -> None:
+    """With one connection in all and nothing cached yet; many such requests would use up any pool, and wait for each
+    other."""
+    infra = InfraSettings(postgres_database.url(), database_pool_size=1)
+    asyncio.run(migrate_and_seed(infra))
+    with served_asgi(create_app(CommunitySettings(infra, consume=False))) as client:
+        for collection in THINGS:
+            client.get(make(client, collection)).raise_for_status()
+        for path in ("/", "/?territory=2", "/territories/2/feed", "/territories/2/members", "/territories/2/map"):
+            client.get(path).raise_for_status()
+        client.post("/posts/1/likes").raise_for_status()
 
 
 BAD_POSTS: dict[str, dict[str, Any]] = {

@@ -42,8 +42,9 @@ async def read_agenda(territory_id: KnownTerritory, agendas: CachedAgendas) -> l
 
 @router.post("/events", status_code=201)
 async def plan_event(body: EventIn, events: Events, flags: CachedFlags, infra: Infra, response: Response) -> EventOut:
+    is_announced = await flags.is_enabled("announcements")  # before the transaction: a load takes a connection, too
     event = await events.add(TerritoryEvent(**body.model_dump()))
-    if await flags.is_enabled("announcements"):
+    if is_announced:
         infra.events.publish_in(events.session, EventAnnounced(event.id, event.territory_id))
     return show(response, EventOut, event)
 
