@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -80,13 +81,17 @@ def documents(name: str) -> list[Any]:
     return [document for document in yaml.safe_load_all((DEPLOY / name).read_text()) if document]
 
 
-def pod_of(name: str) -> Any:
-    [deployment] = [document for document in documents(name) if document["kind"] == "Deployment"]
-    return deployment["spec"]["template"]["spec"]
+def document(manifest: str, kind: str) -> Any:
+    [found] = [document for document in documents(f"kubernetes/{manifest}.yaml") if document["kind"] == kind]
+    return found
+
+
+def pod_of(manifest: str) -> Any:
+    return document(manifest, "Deployment")["spec"]["template"]["spec"]
 
 
 def test_an_instance_is_killed_only_after_it_had_time_to_finish() -> None:
-    pod = pod_of("kubernetes/web.yaml")
+    pod = pod_of("web")
     [container] = pod["containers"]
     forgotten = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     readiness = container["readinessProbe"]
@@ -97,10 +102,26 @@ def test_an_instance_is_killed_only_after_it_had_time_to_finish() -> None:
 @pytest.mark.parametrize("place", ["kubernetes", "compose"])
 def test_a_worker_is_killed_only_after_its_grace_period(place: str) -> None:
     if place == "kubernetes":
-        pod = pod_of("kubernetes/worker.yaml")
+        pod = pod_of("worker")
         command, patience = pod["containers"][0]["command"], pod["terminationGracePeriodSeconds"]
     else:
         [compose] = documents("compose/compose.yaml")
         worker = compose["services"]["worker"]
         command, patience = worker["command"], int(worker["stop_grace_period"].rstrip("s"))
     assert patience > int(command[command.index("--grace") + 1])
+
+
+def test_the_connections_of_a_rollout_fit_into_the_primary() -> None:
+    """A new one and one that stops, besides the largest number; connections as the documentation counts them."""
+    web, worker = document("web", "Deployment"), document("worker", "Deployment")
+    pool = int(document("configuration", "ConfigMap")["data"]["ARAPONGA_DATABASE_POOL_SIZE"])
+    instances, workers = document("web", "HorizontalPodAutoscaler")["spec"]["maxReplicas"], worker["spec"]["replicas"]
+    for deployment in (web, worker):
+        pod = deployment["spec"]["template"]["spec"]
+        assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        assert deployment["spec"]["minReadySeconds"] >= pod["terminationGracePeriodSeconds"]
+    in_a_rollout = (instances + 2) * (pool + 1) + (workers + 2) * (pool + 2)
+    migration, probes, superusers = 1, workers + 2, 3
+    settings = (DEPLOY / "compose" / "postgres" / "primary.conf").read_text()
+    [largest] = re.findall(r"^max_connections = (\d+)", settings, re.MULTILINE)
+    assert in_a_rollout + migration + probes + superusers <= int(largest)
