@@ -14,6 +14,7 @@ from examples.community.settings import CommunitySettings
 from tests.community.conftest import migrate_and_seed
 from tests.integrations.serving import served_asgi
 from tests.servers.postgres import PostgresDatabase
+from tests.servers.postgres_cluster import PostgresCluster
 from tests.servers.processes import wait_until
 
 PROBLEM = "application/problem+json"
@@ -173,6 +174,41 @@ def test_the_last_page_says_that_it_is_the_last(client: httpx.Client) -> None:
             assert (len(listed["items"]), listed["next"] is None) == (min(limit, 3), is_last), (path, limit)
 
 
+def test_a_cache_is_filled_from_the_primary_while_the_standby_lags(
+    servers: InfraSettings, postgres_pair: PostgresCluster
+) -> None:
+    with served_asgi(create_app(CommunitySettings(servers, consume=False))) as client:
+        made = {make(client, collection): change for collection, (_, change) in THINGS.items()}
+        postgres_pair.wait_for_catch_up()
+        postgres_pair.standby.pause_replay()
+        changed = {path: client.put(path, json=made[path], headers={"If-Match": "*"}).json() for path in made}
+        client.cookies.clear()  # somebody else asks
+        for path in ("/territories/3", "/flags/maps"):
+            assert client.get(path).json() == changed[path]
+        for collection, listing in LISTS.items():
+            [path] = [path for path in changed if path.startswith(collection)]
+            listed = {each["id"]: each for each in client.get(listing).json()}
+            assert listed[changed[path]["id"]].items() <= changed[path].items()
+        postgres_pair.standby.resume_replay()
+
+
+def test_what_the_commit_refuses_is_no_success(postgres_database: PostgresDatabase) -> None:
+    infra = InfraSettings(postgres_database.url())
+    asyncio.run(migrate_and_seed(infra))
+    postgres_database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE unique_violation; END $$"
+    )
+    postgres_database.execute(
+        "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON community_post INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    with served_asgi(create_app(CommunitySettings(infra, consume=False))) as client:
+        refused = client.post("/posts", json=THINGS["/posts"][0])
+        assert (refused.status_code, refused.headers["content-type"]) == (409, PROBLEM)
+        assert "ETag" not in refused.headers
+        assert len(titles(client, "/feed")) == 3
+
+
 def test_no_request_holds_a_connection_while_it_waits_for_another(postgres_database: PostgresDatabase) -> None:
     """With one connection in all and nothing cached yet; many such requests would use up any pool, and wait for each
     other."""
@@ -216,6 +252,7 @@ def test_a_bad_post_is_the_clients_fault_and_leaves_nothing_behind(client: httpx
         assert 400 <= answer.status_code < 500, what
         assert answer.headers["content-type"] == PROBLEM, what
         assert answer.json()["status"] == answer.status_code, what
+        assert (answer.status_code == 413) == what.startswith("too large"), what
     assert len(titles(client, "/feed")) == 3
 
 
@@ -230,6 +267,22 @@ def test_a_method_that_is_not_there_says_which_are(client: httpx.Client) -> None
     answer = client.patch("/posts/1")
     assert (answer.status_code, answer.headers["content-type"]) == (405, PROBLEM)
     assert answer.headers["Allow"] == "DELETE, GET, PUT"
+
+
+def test_a_moment_is_a_date_and_a_time_with_its_zone(client: httpx.Client) -> None:
+    event = THINGS["/events"][0]
+    for moment in ("2099-01-02T21:00:00", "2099-01-02", "4070908800", "4070908800.5", "+5000000000", "1e9", "inf"):
+        assert client.post("/events", json=event | {"starts_at": moment}).status_code == 422, moment
+    zoned = client.post("/events", json=event | {"starts_at": "2099-01-02T18:00:00-03:00"})
+    assert zoned.json()["starts_at"] == "2099-01-02T21:00:00Z"
+
+
+def test_methods_that_clients_make_up_are_one_in_the_metrics(client: httpx.Client) -> None:
+    for number in range(3):
+        assert client.request(f"GUESS{number}", "/feed").status_code == 405
+    metrics = client.get("/metrics").text
+    assert "GUESS" not in metrics
+    assert 'http_request_method="_OTHER"' in metrics
 
 
 def test_each_answer_says_which_instance_gave_it(client: httpx.Client) -> None:

@@ -88,6 +88,17 @@ def test_strangers_see_nothing_and_change_nothing(instances: list[httpx.Client])
     assert one.post("/ops/dead-letters/redrive-all", data={"form_token": "forged"}).status_code == 403
 
 
+def test_the_token_is_in_no_log(instances: list[httpx.Client], caplog: pytest.LogCaptureFixture) -> None:
+    one, _ = instances
+    with caplog.at_level("DEBUG"):
+        sign_in(one)
+        one.post("/ops/sign-in", data={"token": f"{TOKEN}."})
+        one.post("/ops/dead-letters/discard", data={"token": TOKEN, "id": TOKEN, "form_token": TOKEN})
+        one.post("/ops/dead-letters/discard", data={"id": TOKEN, "form_token": form_token(one.get("/ops").text)})
+    assert caplog.records != []
+    assert TOKEN not in caplog.text
+
+
 def test_another_site_cannot_act_for_who_is_signed_in(instances: list[httpx.Client]) -> None:
     one, two = instances
     sign_in(one)

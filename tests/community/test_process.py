@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -11,10 +12,16 @@ from pathlib import Path
 
 import httpx
 
+from araponga_infra import AsyncInfrastructure, InfraSettings
+from examples.community.domain import PostPublished
+from examples.community.handlers import router
+from tests.community.conftest import migrate_and_seed
 from tests.servers.fixtures import ReplicatedDatabase
+from tests.servers.postgres import PostgresDatabase
 from tests.servers.postgres_cluster import PostgresCluster
 from tests.servers.processes import wait_until
 
+UNDONE = "SELECT count(*) FROM araponga_deliveries"
 ROOT = Path(__file__).parents[2]
 SERVICE = ["-m", "examples.community"]
 WORKER = ["-m", "araponga_infra.cli", "events", "run", "examples.community.handlers:router"]
@@ -53,6 +60,29 @@ def test_one_command_shows_a_page_and_leaves_nothing(plain_environment: dict[str
         assert client.get("/health/live").json()["status"] == "live"
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_killed_between_work_and_acknowledgement_fills_no_inbox_twice(
+    plain_environment: dict[str, str], postgres_database: PostgresDatabase
+) -> None:
+    settings = InfraSettings(postgres_database.url())
+    asyncio.run(migrate_and_seed(settings))
+    asyncio.run(announce_first_post(settings))
+    environment = plain_environment | {"ARAPONGA_DATABASE_URL": postgres_database.url()}
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.community.mortal_worker"], cwd=ROOT, env=environment, timeout=60, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    with running(WORKER, environment):
+        wait_until(lambda: postgres_database.execute(UNDONE) == [(0,)], 30, "the next worker to take over")
+    filled = postgres_database.execute("SELECT member, count(*) FROM notification GROUP BY member ORDER BY member")
+    assert filled == [("ana", 1), ("bento", 1), ("celia", 1)]
+
+
+async def announce_first_post(settings: InfraSettings) -> None:
+    async with AsyncInfrastructure(settings, routers=[router], consume=False) as infra:
+        await infra.events.dead_letters.purge(0)
+        await infra.events.publish(PostPublished(1, 1))
 
 
 def test_two_instances_and_a_worker_are_one_service(

@@ -5,7 +5,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+)
 
 from araponga_infra import etag
 
@@ -26,7 +35,7 @@ Limit = Annotated[int, Query(ge=1, le=50)]
 
 
 def _as_text(value: object) -> object:
-    if isinstance(value, str) and not value.isdecimal():
+    if isinstance(value, str) and "T" in value:  # pydantic would take a number for seconds since 1970
         return value
     raise ValueError("write it as 2027-01-31T18:00:00-03:00")
 
@@ -35,6 +44,7 @@ Moment = Annotated[
     AwareDatetime,
     Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
     BeforeValidator(_as_text),
+    AfterValidator(lambda moment: moment.astimezone(UTC)),  # as it is read back
 ]
 
 
