@@ -16,6 +16,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ",".join(PROJECT["project"]["optional-dependencies"])
 PYTHONS = nox.project.python_versions(PROJECT)
 ROOT = Path(__file__).parent
+SIDE_BY_SIDE = ("--numprocesses", "3", "--dist", "loadfile")
+"""In three processes, each with servers of its own: the tests mostly wait, for clocks and for servers."""
 HOST_VARIABLES = ("ARAPONGA_DATABASE_URL", "ARAPONGA_DATABASE_READONLY_URL", "ARAPONGA_REDIS_URL")
 
 
@@ -51,9 +53,9 @@ def install(session: nox.Session, *groups: str, extras: str = EXTRAS) -> None:
     session.install("-e", f".[{extras}]" if extras else ".", *group(*groups))
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
+def pytest(session: nox.Session, *arguments: str, options: tuple[str, ...] = ()) -> None:
     """Run these tests, or those named behind `--` on the command line."""
-    session.run("pytest", *(session.posargs or arguments), env=dict.fromkeys(HOST_VARIABLES))
+    session.run("pytest", *options, *(session.posargs or arguments), env=dict.fromkeys(HOST_VARIABLES))
 
 
 @nox.session
@@ -80,7 +82,14 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The suites on this Python, against servers that they start by themselves."""
     install(session, "test")
-    pytest(session, "tests", "--ignore=tests/docs", "--ignore=tests/examples", "--ignore=tests/community")
+    pytest(
+        session,
+        "tests",
+        "--ignore=tests/docs",
+        "--ignore=tests/examples",
+        "--ignore=tests/community",
+        options=SIDE_BY_SIDE,
+    )
 
 
 @nox.session
@@ -88,14 +97,14 @@ def docs(session: nox.Session) -> None:
     """Every block of README and docs/ runs, every link leads somewhere, and the site is built without a warning."""
     install(session, "test", "site")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
-    pytest(session, "tests/docs", "tests/docs/external/with_mkdocs.py")
+    pytest(session, "tests/docs", "tests/docs/external/with_mkdocs.py", options=SIDE_BY_SIDE)
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example runs, and prints what it should."""
     install(session, "test")
-    pytest(session, "tests/examples", "tests/community", "examples")
+    pytest(session, "tests/examples", "tests/community", "examples", options=SIDE_BY_SIDE)
 
 
 @nox.session(tags=["full"])
@@ -103,7 +112,7 @@ def examples(session: nox.Session) -> None:
 def matrix(session: nox.Session) -> None:
     """The suites and the examples on every supported Python that is installed."""
     install(session, "test")
-    pytest(session, "tests", "examples")
+    pytest(session, "tests", "examples", options=SIDE_BY_SIDE)
 
 
 @nox.session(tags=["full"])
@@ -116,7 +125,7 @@ def wheel(session: nox.Session) -> None:
     session.install(f"{built}[{EXTRAS}]")
     where = "import araponga_infra, sys; sys.exit('site-packages' not in araponga_infra.__file__)"
     session.run("python", "-c", where)
-    pytest(session)
+    pytest(session, options=SIDE_BY_SIDE)
 
 
 @nox.session(tags=["full"])
@@ -132,7 +141,7 @@ def lowest(session: nox.Session) -> None:
     lower_bounds = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
     pytest_of_their_time = "pytest<9"
     session.install("-e", f".[{EXTRAS}]", *group("test"), *lower_bounds, pytest_of_their_time)
-    pytest(session)
+    pytest(session, options=SIDE_BY_SIDE)
 
 
 @nox.session(tags=["full"])
