@@ -85,7 +85,8 @@ def test_what_is_acknowledged_is_found_by_its_id(store: EventStore, postgres_dat
     postgres_database.execute("VACUUM (ANALYZE) araponga_deliveries")
     sql: Any = store._operations.sql  # type: ignore[attr-defined]
     (plan,) = zip(
-        *postgres_database.execute(f"EXPLAIN {sql.complete._sql}", {"ids": [1, 2], "owner": "me"}), strict=True
+        *postgres_database.execute(f"EXPLAIN {sql.complete._sql}", {"ids": [1, 2], "claim": 1, "owner": "me"}),
+        strict=True,
     )
     assert "araponga_deliveries_pkey" in "".join(plan)
 

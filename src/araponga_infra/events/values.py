@@ -110,14 +110,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     losses: int = 0
     ordering_key: str | None = None
     claim: int = 0
-    """How often it has been claimed: told apart from an earlier claim by the same owner."""
+    """Tells it apart from an earlier claim by the same owner."""
 
     def __repr__(self) -> str:
         return f"Delivery(id={self.id!r}, handler={self.handler!r}, name={self.name!r}, attempts={self.attempts})"
 
 
 Receipt: TypeAlias = tuple[str, Delivery]
-"""A claimed delivery with the owner it was claimed by: acknowledgement counts only while that owner holds it."""
+"""A claimed delivery with the owner it was claimed by: acknowledgement counts only while it is held by that claim."""
 
 
 class Subscription(msgspec.Struct, frozen=True):

@@ -241,6 +241,19 @@ class EventStoreContract:
         claimed = await worker.claim()
         assert [await worker.complete(claimed), await worker.complete(claimed)] == [0, 2]
 
+    async def test_a_report_of_an_earlier_claim_is_refused_even_from_the_worker_that_has_it_again(
+        self, store: AsyncEventStore, worker: _Worker
+    ) -> None:
+        await store.append([message()])
+        early = await worker.claim()
+        for delivery in early:
+            await worker.settle(delivery, GivenBack())
+        again = await worker.claim()
+        assert len(again) == 2
+        assert await worker.complete(early) == 2
+        assert (await store.stats()).running == 2
+        assert await worker.complete(again) == 0
+
     async def test_only_the_failed_delivery_comes_back_when_it_is_due(
         self, store: AsyncEventStore, worker: _Worker, clock: FakeClock
     ) -> None:

@@ -302,7 +302,7 @@ class _MemoryStore:
         for owner, delivery in completed:
             queue = queues[delivery.handler]
             held = queue.running.pop(delivery.id, None)
-            if held is None or held[0] != owner:
+            if held is None or held[0] != owner or held[1].claim != delivery.claim:
                 if held is not None:
                     queue.running[delivery.id] = held
                 fenced += 1
@@ -316,7 +316,7 @@ class _MemoryStore:
         owner, delivery = receipt
         queue = self._queues[delivery.handler]
         held = queue.running.get(delivery.id)
-        if held is None or held[0] != owner:
+        if held is None or held[0] != owner or held[1].claim != delivery.claim:
             return None
         del queue.running[delivery.id]
         return queue
@@ -328,7 +328,7 @@ class _MemoryStore:
             self._bury(delivery, decision.attempts, reason, decision.error)
             self._live -= 1
         elif decision.state is not State.COMPLETED:
-            again = msgspec.structs.replace(delivery, attempts=decision.attempts, losses=decision.losses)
+            again = _unclaimed(delivery, attempts=decision.attempts, losses=decision.losses)
             if decision.is_suspect:
                 queue.suspects.append(again)
             elif decision.state is State.RETRYABLE:
@@ -383,7 +383,7 @@ class _MemoryStore:
                 for receipt in [each for each in queue.running.values() if each[0] == owner]:
                     if receipt[1].id not in known:
                         self._release(receipt)
-                        queue.ready.appendleft(receipt[1])
+                        queue.ready.appendleft(_unclaimed(receipt[1]))
                         given_back += 1
         return given_back
 
@@ -508,6 +508,11 @@ class _MemoryStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _unclaimed(delivery: Delivery, **changes: int) -> Delivery:
+    """To be claimed again: what the claim before this one still reports does not count for the next."""
+    return msgspec.structs.replace(delivery, claim=delivery.claim + 1, **changes)
 
 
 def _is_plain(message: Message) -> bool:

@@ -274,12 +274,13 @@ class SqlOperations:
             self.sql.relax(connection, {})
 
     def _complete(self, connection: Connection, completed: Sequence[Receipt]) -> int:
-        by_owner: dict[str, list[int]] = {}
+        """In one statement, as a rule: the batch of one owner, all of it claimed for the first time."""
+        ids_by_claim: dict[tuple[str, int], list[int]] = {}
         for owner, delivery in completed:
-            by_owner.setdefault(owner, []).append(int(delivery.id))
+            ids_by_claim.setdefault((owner, delivery.claim), []).append(int(delivery.id))
         done = sum(
-            self.sql.complete(connection, {"ids": self._list(ids), "owner": owner}).rowcount
-            for owner, ids in by_owner.items()
+            self.sql.complete(connection, {"ids": self._list(ids), "owner": owner, "claim": claim}).rowcount
+            for (owner, claim), ids in ids_by_claim.items()
         )
         return len(completed) - done
 

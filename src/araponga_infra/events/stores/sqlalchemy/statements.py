@@ -67,7 +67,8 @@ class Statements(ABC):
         self._dialect = dialect
         self.claim: Callable[[int, bool], Compiled] = lru_cache(maxsize=256)(self._compiled_claim)
         self.complete: Compiled = Compiled(
-            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND {_HELD_BY_OWNER}", dialect
+            f"DELETE FROM {self.deliveries} WHERE {self.ids} AND claims = CAST(:claim AS INT) AND {_HELD_BY_OWNER}",
+            dialect,
         )
         self.acknowledge: TextClause = text(
             f"DELETE FROM {self.deliveries} WHERE id = :id AND claims = :claim AND {_HELD_BY_OWNER}"
