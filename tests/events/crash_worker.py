@@ -1,12 +1,8 @@
-"""A worker process for the crash test: run as a script, killed at any moment.
-
-python -m tests.events.crash_worker <sqlite|postgres|redis> <url> <folder of effects>
-"""
+"""A worker process for the crash test, killed at any moment."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,10 @@ from araponga_infra.events import (
     SqlAlchemyEventStore,
 )
 from tests.events.hosts import Happened
+
+NOTING_SECONDS = 0.04
+"""Handlers take a while, so that whoever is killed has some of them in the middle of their work."""
+WORKING_SECONDS = 0.002
 
 
 def sqlite_engine(url: str) -> Engine:
@@ -51,6 +51,7 @@ def make_router(kind: str, effects: Path) -> EventRouter:
     @router.subscribe(Happened, name="note", max_attempts=50)
     def note(happened: Happened, context: DeliveryContext) -> None:
         os.write(log, f"note {happened.number}\n".encode())
+        time.sleep(NOTING_SECONDS)
 
     if kind == "redis":
 
@@ -63,6 +64,7 @@ def make_router(kind: str, effects: Path) -> EventRouter:
     @router.subscribe(Happened, name="effect", max_attempts=50)
     def effect_once(happened: Happened, session: Session) -> None:
         session.execute(text("INSERT INTO effects (number) VALUES (:number)"), {"number": happened.number})
+        time.sleep(WORKING_SECONDS)
 
     return router
 
@@ -79,7 +81,3 @@ def main(kind: str, url: str, folder: str) -> None:
         owner_file(Path(folder), os.getpid()).write_text(processor._running._feed.owner)
         while True:
             time.sleep(60)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
