@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ from tests.events.hosts import Followed, Happened
 
 EFFECT = text("INSERT INTO effects (number) VALUES (:number)")
 
+ROOM_BYTES = 64 << 20
+
 
 class Fate:
     """Notes each run, and ends the process where it is to end."""
@@ -45,6 +48,8 @@ class Fate:
             notes.write(f"{number}\n")
         if self._kill == "always":
             self._die()
+        if self._kill == "memory":
+            hoard_until_there_is_none()
 
     def reach(self, moment: str) -> None:
         if self._is_first and self._kill == moment:
@@ -52,6 +57,18 @@ class Fate:
 
     def _die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hoard_until_there_is_none() -> None:
+    """Meanwhile nobody else in the process gets any, either; not for longer, since malloc keeps what was freed."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM_BYTES, resource.RLIM_INFINITY))
+    hoard = list[bytearray]()
+    try:
+        while True:
+            hoard.append(bytearray(ROOM_BYTES // 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def sync_router(database: str, fate: Fate) -> EventRouter:

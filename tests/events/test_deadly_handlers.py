@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +52,24 @@ class Deadly:
         """Workers one after the other until nothing is left; how many were killed."""
         killed = 0
         while True:
-            worker = PROCESSES.Process(target=deadly_worker.run, args=(*self._place, kill))
-            worker.start()
-            try:
+            with self.worker(kill) as worker:
                 if not self._ends(worker):
                     return killed
                 assert worker.exitcode == -signal.SIGKILL
                 killed += 1
-            finally:
-                worker.kill()
-                worker.join()
-                worker.close()
 
-    def _ends(self, worker: Any) -> bool:
+    @contextmanager
+    def worker(self, kill: str) -> Generator[BaseProcess, None, None]:
+        worker = PROCESSES.Process(target=deadly_worker.run, args=(*self._place, kill))
+        worker.start()
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            worker.join()
+            worker.close()
+
+    def _ends(self, worker: BaseProcess) -> bool:
         """Whether the worker was killed, before nothing was left."""
         while True:
             worker.join(0.05)
@@ -112,3 +119,16 @@ def test_what_kills_every_worker_ends_as_a_dead_letter_and_takes_nobody_along(de
     assert letter.lost_leases == killed == 3, "once in company, which costs no attempt, and twice alone"
     assert deadly.runs() == 3
     assert set(deadly.effects()) == set(range(20))
+
+
+def test_what_takes_all_memory_ends_as_a_dead_letter_and_its_worker_goes_on(deadly: Deadly) -> None:
+    deadly.publisher.publish(Happened(99))
+    with deadly.worker("memory") as worker:
+        wait_until_empty(deadly.publisher)
+        (letter,) = deadly.publisher.dead_letters.list()
+        assert (letter.handler, letter.reason, letter.attempts) == ("works", DeadReason.ATTEMPTS_EXHAUSTED, 2)
+        assert (letter.error or "").startswith("MemoryError")
+        deadly.publisher.publish_many([Followed(number) for number in range(10)])
+        wait_until_empty(deadly.publisher)
+        assert worker.is_alive()
+    assert deadly.effects() == list(range(10))
