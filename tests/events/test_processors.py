@@ -235,6 +235,37 @@ async def test_events_of_a_key_run_in_order_with_many_slots(host: Host) -> None:
     assert seen == {key: list(range(key, 30, 3)) for key in range(3)}
 
 
+async def test_a_dead_letter_in_the_middle_of_a_key_lets_two_instances_go_on_in_order(host: Host) -> None:
+    if not host.source.capabilities.ordering:
+        return
+    lock, running, seen = threading.Lock(), list[int](), list[int]()
+
+    def instance() -> EventRouter:
+        router = EventRouter()
+
+        @router.subscribe(Happened, name="note", max_attempts=1)
+        def note(happened: Happened) -> None:
+            with lock:
+                assert running == []
+                running.append(happened.number)
+            try:
+                if happened.number == 7:
+                    raise OSError("always")
+                seen.append(happened.number)
+            finally:
+                running.clear()
+
+        return router
+
+    first = await host.started(instance(), poll_interval=0.02)
+    await host.started(instance(), poll_interval=0.02)
+    await settled(first.publish_many([Happened(number) for number in range(20)], ordering_key="key"))
+    await eventually(lambda: len(seen) == 19)
+    assert seen == [number for number in range(20) if number != 7]
+    (letter,) = (await settled(first.dead_letters.list())).items
+    assert (letter.ordering_key, letter.reason) == ("key", DeadReason.ATTEMPTS_EXHAUSTED)
+
+
 async def test_no_more_than_max_concurrency_run_at_once(host: Host) -> None:
     router, lock = EventRouter(), threading.Lock()
     now, most, done = 0, dict[str, int](), list[int]()
