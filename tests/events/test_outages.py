@@ -143,7 +143,10 @@ async def test_processing_resumes_after_a_restart_of_the_store(
     await eventually(lambda: "events.store_unavailable" in records.names, seconds=30)
     await due_during_the_outage()
     server.start()
-    await resumed(lambda: knows_the_handler(processor) if is_redis else 2 in seen)
+    if is_redis:
+        await eventually(lambda: knows_the_handler(processor), seconds=30)
+    else:
+        await resumed(lambda: 2 in seen)
     assert "events.store_recovered" in records.names
     await publish_when_it_can(processor, 4)
     await eventually(lambda: 4 in seen)
