@@ -512,7 +512,7 @@ def write_report(results: dict[str, Any]) -> None:
     hits = {group: figures for group, figures in results.items() if "hit" in group}
     calls = [f"| {group}: {name} | {value:.2f} |" for group, figures in hits.items() for name, value in figures.items()]
     introduction = (
-        f"`python benchmarks/caching.py --plots`, Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"`python benchmarks/caching.py {' '.join(sys.argv[1:])}`, Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"redis-py {redis.__version__}. Ratios are of one run, each side the best of rounds that take turns."
     )
     stampedes = [
