@@ -149,6 +149,74 @@ async def test_out_of_memory_serves_deletes_and_stores_nothing(
     assert await cache.get("row:1") == "room"
 
 
+async def test_one_warning_when_it_goes_and_one_when_it_is_back(
+    make: Make, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make(server.url())
+    await cache.set("row:0", 0)
+    until(lambda: trusts(cache.cache))
+    caplog.clear()
+    server.kill()
+    for number in range(2_000):
+        await cache.get(f"row:{number}")
+        await cache.get_or_set(f"row:{number}", lambda: "loaded")
+    server.start()
+    until(lambda: trusts(cache.cache))
+    await use(cache)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [message.split(" (")[0].split(":")[0] for message in warnings] == [
+        "Redis does not answer",
+        "Redis answers again",
+    ]
+
+
+async def test_what_redis_evicts_is_a_miss(
+    make: Make, start_redis: StartRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis(RedisOptions(maxmemory="4mb", maxmemory_policy="allkeys-lru"))
+    cache = make(server.url(), timeout=2)
+    for number in range(1_000):
+        loaded = f"{number} " + "x" * 10_000
+        assert await cache.get_or_set(f"row:{number}", lambda loaded=loaded: loaded, tags=("t",)) == loaded
+    assert int(server.execute("INFO", "stats")["evicted_keys"]) > 0
+    for number in range(1_000):
+        found = await cache.get(f"row:{number}", MISSING)
+        assert found is MISSING or str(found).startswith(f"{number} ")
+    assert trusts(cache.cache)
+    assert not caplog.records
+
+
+async def test_a_lease_that_redis_evicts_stores_nothing(make: Make, start_redis: StartRedis) -> None:
+    server = start_redis(RedisOptions(maxmemory_policy="allkeys-lru"))
+    cache = make(server.url(), timeout=2)
+
+    def evicting() -> str:
+        assert any("row:1" in name for name in server.execute("KEYS", "*"))
+        server.execute("CONFIG", "SET", "maxmemory", "1")
+        until(lambda: not any("row:1" in name for name in server.execute("KEYS", "*")))
+        server.execute("CONFIG", "SET", "maxmemory", "0")
+        return "loaded"
+
+    assert await cache.get_or_set("row:1", evicting) == "loaded"
+    assert await cache.get("row:1", MISSING) is MISSING
+    assert await cache.get_or_set("row:1", lambda: "again") == "again"
+    assert await cache.get("row:1") == "again"
+
+
+async def test_a_marker_that_is_evicted_alone_brings_nothing_back(make: Make, server: RedisServer) -> None:
+    cache = make(server.url(), timeout=2, isolated_ttl=0)
+    await cache.set("row:1", "deleted", tags=("t",))
+    markers = [name for name in server.execute("KEYS", "*") if "#" in name]
+    assert len(markers) > 2
+    for marker in markers:
+        await cache.set("row:1", "deleted", tags=("t",))
+        await cache.delete_by_tag("t")
+        server.execute("DEL", marker)
+        assert await cache.get("row:1", MISSING) is MISSING
+        await cache.set("row:1", "written", tags=("t",))
+        assert await cache.get("row:1", MISSING) == "written"
+
+
 async def test_a_malformed_url_is_refused_and_not_repeated() -> None:
     for url in ("http://user:secret@host", "redis://:secret@host:port", 5, None):
         with pytest.raises(ValueError, match="redis is") as caught:

@@ -271,6 +271,45 @@ async def test_a_load_that_fails_for_200_callers(make: Make, redis_url: str) -> 
     await fail_for_200(make(redis_url, timeout=5))
 
 
+async def test_a_load_that_fails_is_tried_by_one_instance_at_a_time(make: Make, redis_url: str) -> None:
+    """An error stays in its instance; of the others, each tries once for all its callers, one after another."""
+    caches = [make(redis_url, timeout=5) for _ in range(4)]
+    under_way, at_once, loads = [0], [0], [0]
+
+    def begin() -> None:
+        under_way[0] += 1
+        loads[0] += 1
+        at_once[0] = max(at_once[0], under_way[0])
+
+    def end() -> None:
+        under_way[0] -= 1
+        raise LookupError("no such row")
+
+    def all_wait() -> bool:
+        return all(waiting(each, "failing") >= 49 for each in caches)
+
+    async def fail_later() -> None:
+        begin()
+        if loads[0] == 1:
+            await asyncio.to_thread(until, all_wait, 60)
+        end()
+
+    def fail() -> Any:
+        if caches[0].is_async:
+            return fail_later()
+        begin()
+        if loads[0] == 1:
+            until(all_wait, 60)
+        return end()
+
+    answers = await asyncio.gather(*[each.at_once(50, "failing", fail, type=int) for each in caches])
+    for errors in answers:
+        assert {type(error) for error in errors} == {LookupError}
+        assert len({id(error) for error in errors}) == 1
+    assert at_once == [1]
+    assert loads == [4]
+
+
 async def test_a_load_in_memory_that_fails_for_200_callers(memory: Uniform) -> None:
     await fail_for_200(memory)
 
