@@ -512,8 +512,9 @@ def write_report(results: dict[str, Any]) -> None:
     hits = {group: figures for group, figures in results.items() if "hit" in group}
     calls = [f"| {group}: {name} | {value:.2f} |" for group, figures in hits.items() for name, value in figures.items()]
     introduction = (
-        f"`python benchmarks/caching.py {' '.join(sys.argv[1:])}`, Python {platform.python_version()}, {os.cpu_count()} cores, "
-        f"redis-py {redis.__version__}. Ratios are of one run, each side the best of rounds that take turns."
+        f"`python benchmarks/caching.py {' '.join(sys.argv[1:])}`, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores, redis-py {redis.__version__}. "
+        "Ratios are of one run, each side the best of rounds that take turns."
     )
     stampedes = [
         f"| 4 x 200 {name} | {figures['slowest']:.2f} | {figures['before']:.1f} | {figures['after']:.1f} |"
