@@ -186,7 +186,7 @@ async def test_what_redis_evicts_is_a_miss(
     assert not caplog.records
 
 
-async def test_a_lease_that_redis_evicts_stores_nothing(make: Make, start_redis: StartRedis) -> None:
+async def test_everything_evicted_during_a_load(make: Make, start_redis: StartRedis) -> None:
     server = start_redis(RedisOptions(maxmemory_policy="allkeys-lru"))
     cache = make(server.url(), timeout=2)
 
@@ -201,6 +201,19 @@ async def test_a_lease_that_redis_evicts_stores_nothing(make: Make, start_redis:
     assert await cache.get("row:1", MISSING) is MISSING
     assert await cache.get_or_set("row:1", lambda: "again") == "again"
     assert await cache.get("row:1") == "again"
+
+
+async def test_a_lease_that_is_evicted_alone_stores_nothing(make: Make, server: RedisServer) -> None:
+    cache = make(server.url(), timeout=2)
+    await cache.set("row:0", "warm")
+
+    def evicting() -> str:
+        leases = [name for name in server.execute("KEYS", "*") if "row:1" in name]
+        assert server.execute("DEL", *leases) == 1
+        return "loaded"
+
+    assert await cache.get_or_set("row:1", evicting) == "loaded"
+    assert await cache.get("row:1", MISSING) is MISSING
 
 
 async def test_a_marker_that_is_evicted_alone_brings_nothing_back(make: Make, server: RedisServer) -> None:
