@@ -225,6 +225,7 @@ async def test_a_marker_that_is_evicted_alone_brings_nothing_back(make: Make, se
         await cache.set("row:1", "deleted", tags=("t",))
         await cache.delete_by_tag("t")
         server.execute("DEL", marker)
+        await cache.set("row:2", "makes the markers anew", tags=("t",))
         assert await cache.get("row:1", MISSING) is MISSING
         await cache.set("row:1", "written", tags=("t",))
         assert await cache.get("row:1", MISSING) == "written"
