@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only, sessionmaker
+from sqlalchemy.orm.exc import StaleDataError
 
 from araponga_infra.concurrency import (
     ConcurrencyConflictError,
@@ -116,6 +117,19 @@ def write_blindly(session: Session) -> None:
     post.title = "a"
 
 
+def save_without_version(session: Session) -> None:
+    post = session.scalars(select(Post).options(load_only(Post.title))).one()
+    post.title = "a"
+    session.bulk_save_objects([post])
+
+
+def save_with_a_late_version(session: Session) -> None:
+    post = session.scalars(select(Post).options(load_only(Post.title))).one()
+    session.refresh(post, ["row_version"])
+    post.title = "a"
+    session.bulk_save_objects([post])
+
+
 UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
     "update without synchronization": (
         lambda s: s.execute(update(Post).values(likes=1), execution_options={"synchronize_session": False}),
@@ -173,6 +187,14 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         ),
         "begins again at version 1",
     ),
+    "INSERT OR REPLACE into the table": (
+        lambda s: s.execute(
+            insert(Post.__table__)  # type: ignore[arg-type]
+            .prefix_with("or replace")
+            .values(id=1, title="a", body="", likes=0)
+        ),
+        "begins again at version 1",
+    ),
     "merge without a version": (lambda s: s.merge(Post(id=1, title="a")), "without its row_version"),
     "assignment of the version": (lambda s: setattr(s.get_one(Post, 1), "row_version", 7), "expect_version"),
     "assignment of an expression": (
@@ -180,6 +202,8 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         "expect_version",
     ),
     "a change of a row read without its version": (change_without_version, "load_only"),
+    "saving an object read without its version": (save_without_version, "saved in bulk without its row_version"),
+    "saving an object whose version was read late": (save_with_a_late_version, "read after its other columns"),
 }
 
 
@@ -254,16 +278,52 @@ BY_KEY: dict[str, Callable[[Session], object]] = {
 }
 
 
-def save_blindly(session: Session, others: Others) -> None:
+def read_held(session: Session) -> Post:
+    return session.get_one(Post, 1)
+
+
+def read_detached(session: Session) -> Post:
     post = session.get_one(Post, 1)
-    like_by_another(others)
-    post.title = "a"
-    session.bulk_save_objects([post])
+    session.expunge(post)
+    return post
 
 
-def test_objects_saved_without_a_flush_are_checked_as_well(database: Database, others: Others) -> None:
-    with database.session() as run, pytest.raises(ConcurrencyConflictError, match="expected at version 1"):
-        run(save_blindly, others)
+@pytest.mark.parametrize("read", [read_held, read_detached])
+def test_objects_saved_without_a_flush_are_checked_as_well(
+    database: Database, others: Others, read: Callable[[Session], Post]
+) -> None:
+    def save_blindly(session: Session) -> None:
+        post = read(session)
+        like_by_another(others)
+        post.title = "a"
+        session.bulk_save_objects([post])
+
+    with database.session() as run, pytest.raises(ConcurrencyConflictError) as refused:
+        run(save_blindly)
+    assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
+    assert isinstance(refused.value.__cause__, StaleDataError)
+    with others() as session:
+        assert session.get_one(Post, 1).title == "Feira"
+
+
+@pytest.mark.parametrize("read", [read_held, read_detached])
+def test_objects_saved_without_a_flush_can_be_changed_on(
+    database: Database, others: Others, read: Callable[[Session], Post]
+) -> None:
+    """Each saving expects what the one before wrote, and the flush at the end what the last one wrote."""
+
+    def save_twice(session: Session) -> None:
+        post = read(session)
+        for title in ("once", "twice"):
+            post.title = title
+            session.bulk_save_objects([post])
+        assert post.row_version == 3
+        session.commit()
+
+    with database.session() as run:
+        run(save_twice)
+    with others() as session:
+        assert session.get_one(Post, 1).title == "twice"
 
 
 @pytest.mark.parametrize("case", BY_KEY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from sqlalchemy import inspect
@@ -17,12 +17,20 @@ from araponga_infra.concurrency.versions import (
     entity_name,
     loaded_version,
     mapper_of_table,
+    row_name,
     version_column,
     version_key,
 )
 from araponga_infra.errors import InvalidArgumentError
 
-__all__ = ["expect_objects", "expect_versions", "refuse_bulk_mappings", "refuse_unsafe", "run_bulk_update"]
+__all__ = [
+    "expect_objects",
+    "expect_versions",
+    "keep_in_step",
+    "refuse_bulk_mappings",
+    "refuse_unsafe",
+    "run_bulk_update",
+]
 
 _UPSERTS = frozenset({"on_conflict_do_update", "on_duplicate_key_update"})
 
@@ -48,8 +56,7 @@ def run_bulk_update(execution: ORMExecuteState) -> Result[Any] | None:
     journal.matched = set()
     try:
         result = execution.invoke_statement()
-        for state in journal.matched.intersection(held):
-            _keep_in_step(journal, state, held[state])
+        keep_in_step(journal, {state: held[state] for state in journal.matched.intersection(held)})
     finally:
         journal.matched = None
     return result
@@ -65,24 +72,42 @@ def expect_versions(journal: Journal, session: Session, mapper: Mapper[Any], map
     journal.connection = session.connection(bind_arguments={"mapper": mapper})
 
 
-def expect_objects(journal: Journal, session: Session, objects: Iterable[object]) -> None:
-    """The same for objects that are written without a flush."""
+def expect_objects(journal: Journal, session: Session, objects: Iterable[object]) -> dict[InstanceState[Any], int]:
+    """The same for objects that are written without a flush: the version that each of them expects.
+
+    Raises:
+        InvalidArgumentError: one of them cannot be checked.
+    """
+    expected: dict[InstanceState[Any], int] = {}
     for obj in objects:
         state: InstanceState[Any] = inspect(obj)
         if state.identity is not None and state.mapper.version_id_col is not None:
-            version = loaded_version(state)
-            if version is not None:
-                journal.expect(state.mapper, state.identity, version)
+            expected[state] = version = _version_to_save(journal, state)
+            journal.expect(state.mapper, state.identity, version)
             journal.connection = session.connection(bind_arguments={"mapper": state.mapper})
+    return expected
 
 
-def _keep_in_step(journal: Journal, state: InstanceState[Any], version: int) -> None:
-    counts = state.mapper.version_id_generator is not False
-    set_committed_value(state.obj(), version_key(state.mapper), version + 1 if counts else version)
-    if counts:
-        journal.note(state, version)
-    else:
-        journal.note_overtaken(state, version)
+def _version_to_save(journal: Journal, state: InstanceState[Any]) -> int:
+    version = loaded_version(state)
+    if version is None:
+        raise InvalidArgumentError(
+            f"{row_name(state)} is saved in bulk without its {version_key(state.mapper)}: refresh it before it is "
+            "changed, or change a row that was read as a whole"
+        )
+    journal.check(state, version)
+    return version
+
+
+def keep_in_step(journal: Journal, written: Mapping[InstanceState[Any], int]) -> None:
+    """Rows that were at these versions are one further now: their next change expects what this session wrote."""
+    for state, version in written.items():
+        counts = state.mapper.version_id_generator is not False
+        set_committed_value(state.obj(), version_key(state.mapper), version + 1 if counts else version)
+        if counts:
+            journal.note(state, version)
+        else:
+            journal.note_overtaken(state, version)
 
 
 def refuse_unsafe(execution: ORMExecuteState) -> None:

@@ -108,10 +108,15 @@ class Journal:
             for state, version in zip(written.states, written.versions, strict=True):
                 _is_deleted, is_only_listed = context.states[state]
                 if state.key is not None and not is_only_listed:
-                    self._check(state, version)
+                    self.check(state, version)
         self._written.append(written)
 
-    def _check(self, state: InstanceState[Any], version: int | None) -> None:
+    def check(self, state: InstanceState[Any], version: int | None) -> None:
+        """Refuse to write a row whose version tells nothing of when the rest of it was read.
+
+        Raises:
+            InvalidArgumentError: naming the row and what to do first.
+        """
         if version is None:
             _refuse_if_read(state)
         elif self._patched is not None and state in self._patched:

@@ -12,7 +12,13 @@ from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, Sess
 from sqlalchemy.orm.exc import StaleDataError
 
 from araponga_infra.concurrency.attempts import FailedAttempt, conflict_error
-from araponga_infra.concurrency.bulk import expect_objects, expect_versions, refuse_bulk_mappings, refuse_unsafe
+from araponga_infra.concurrency.bulk import (
+    expect_objects,
+    expect_versions,
+    keep_in_step,
+    refuse_bulk_mappings,
+    refuse_unsafe,
+)
 from araponga_infra.concurrency.classification import Failure, classify
 from araponga_infra.concurrency.errors import CommitOutcomeUnknownError, PreconditionFailedError, RowConflict
 from araponga_infra.concurrency.versions import entity_name, loaded_version, version_key
@@ -30,8 +36,9 @@ class VersionedSession(Session):
     Outside `execute` a conflict comes out of flush, commit or a statement as `ConcurrencyConflictError`, a COMMIT whose
     connection was lost as `CommitOutcomeUnknownError`. Refused with `InvalidArgumentError`, inside `execute` as well:
     bulk updates and deletes of versioned rows with `synchronize_session=False`, by a list of keys without versions, of
-    a joined subclass, or setting the version; upserts that do not count it up; a merge without a version over a row
-    that exists; a change of a row that was read without its version.
+    a joined subclass, or setting the version; upserts that do not count it up, INSERT OR REPLACE among them; a merge
+    without a version over a row that exists; a change of a row that was read without its version, flushed or saved in
+    bulk.
 
     As any session it belongs to one thread or task at a time.
 
@@ -96,9 +103,10 @@ class VersionedSession(Session):
 
     def bulk_save_objects(self, objects: Iterable[object], *args: Any, **options: Any) -> None:
         listed = list(objects)
-        expect_objects(self._journal, self, listed)
+        expected = expect_objects(self._journal, self, listed)
         with self._translated():
             super().bulk_save_objects(listed, *args, **options)
+        keep_in_step(self._journal, expected)
 
     @contextmanager
     def _translated(self, *, is_committing: bool = False) -> Generator[None, None, None]:
