@@ -185,6 +185,7 @@ def refuse_bulk_mappings(mapper: Mapper[Any], mappings: Any) -> None:
 
 def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
     column = version_column(mapper)
+    # private, as prefixes are told by nothing else but the compiled text, and compiling each INSERT would cost too much
     if any("REPLACE" in str(prefix).upper() for prefix, _dialect in statement._prefixes):
         raise InvalidArgumentError(
             f"INSERT OR REPLACE deletes the row of {entity_name(mapper)} that is there and begins again at version 1: "

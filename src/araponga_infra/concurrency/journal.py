@@ -225,7 +225,9 @@ def _read_besides(state: InstanceState[Any], attributes: Container[str]) -> Iter
 def note_flush(session: Session, context: Any, _objects: object) -> None:
     """Listens to `before_flush`: notes are taken between the last of these listeners and the first statement.
 
-    Once per flush, since a mapper event per row would cost a flush of many rows a twentieth of its time.
+    Once per flush, since a mapper event per row would cost a flush of many rows a twentieth of its time. No event comes
+    between the two, so `execute`, `register_object`, `mappers` and `states` are taken from inside SQLAlchemy's context;
+    tests/concurrency/test_inside_sqlalchemy.py fails when one of them is not what it was.
     """
     journal = journal_of(session)
     if journal is not None:

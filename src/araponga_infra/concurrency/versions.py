@@ -225,7 +225,8 @@ def _spare_returning(mapper: Mapper[Any]) -> None:
     """Tell the flush that no UPDATE has its version from the server.
 
     SQLAlchemy takes the column's default, which is for rows inserted by others, for a sign that the server counts, and
-    builds each UPDATE as if it had to ask for the version. Were this hint unknown to it, only that work would be back.
+    builds each UPDATE as if it had to ask for the version. The name is a private one, for want of a setting. Were it
+    unknown, only that work would be back.
     """
     for heir in mapper.self_and_descendants:
         if heir.version_id_generator is _next_version:
