@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session, load_only, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -181,6 +181,10 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         ),
         "upsert",
     ),
+    "MySQL upsert": (
+        lambda s: s.execute(mysql.insert(Post).values(id=1, title="a").on_duplicate_key_update(title="a")),
+        "upsert",
+    ),
     "INSERT OR REPLACE": (
         lambda s: s.execute(
             insert(Post).prefix_with("OR REPLACE", dialect="sqlite").values(id=1, title="a", body="", likes=0)
@@ -272,6 +276,83 @@ def test_what_is_safe_goes_through_and_counts(database: Database, others: Others
         assert session.get_one(Post, 1).row_version == version
 
 
+def update_by_key(session: Session) -> None:
+    session.execute(update(Post), [{"id": 1, "title": "a"}])
+
+
+def set_version(session: Session) -> None:
+    session.get_one(Post, 1).row_version = 7
+
+
+def merge_stale(session: Session) -> None:
+    session.merge(Post(id=1, title="a", row_version=7))
+
+
+PASSES: dict[str, tuple[Callable[[Session], object], tuple[str, int]]] = {
+    "update without synchronization": (
+        lambda s: s.execute(update(Post).values(title="a"), execution_options={"synchronize_session": False}),
+        ("a", 2),
+    ),
+    "setting the version": (lambda s: s.execute(update(Post).values(title="a", row_version=1)), ("a", 1)),
+    "merge without a version": (lambda s: s.merge(Post(id=1, title="a")), ("a", 2)),
+    "upsert": (
+        lambda s: s.execute(
+            (sqlite if s.get_bind().dialect.name == "sqlite" else postgresql)
+            .insert(Post)
+            .values(id=1, title="a", body="", likes=0)
+            .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
+        ),
+        ("a", 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PASSES)
+def test_what_a_plain_session_lets_through(database: Database, others: Others, case: str) -> None:
+    """Documented: it notices conflicts of what it read and flushes, and nothing of what it writes unread."""
+    work, expected = PASSES[case]
+    database.helper(Session)(lambda session: work(session) and None)
+    with others() as session:
+        post = session.get_one(Post, 1)
+        assert (post.title, post.row_version) == expected
+
+
+def test_a_plain_session_lets_insert_or_replace_begin_again(database: Database, others: Others) -> None:
+    if not database.is_sqlite:
+        return  # only SQLite has it
+    like_by_another(others)
+    replace = insert(Post).prefix_with("OR REPLACE").values(id=1, title="a", body="", likes=0)
+    database.helper(Session)(lambda session: session.execute(replace) and None)
+    with others() as session:
+        assert session.get_one(Post, 1).row_version == 1
+
+
+def test_a_plain_session_lets_an_update_of_a_joined_subclass_through(database: Database, others: Others) -> None:
+    with others.begin() as session:
+        session.add(Boat(id=1))
+    database.helper(Session)(lambda session: session.execute(update(Boat).values(berths=9)) and None)
+    with others() as session:
+        boat = session.get_one(Boat, 1)
+        assert (boat.berths, boat.row_version) == (9, 1)
+
+
+REFUSED_TO_ALL: dict[str, tuple[Callable[[Session], object], type[Exception]]] = {
+    "by-key list without versions": (update_by_key, KeyError),
+    "assignment of the version": (set_version, InvalidArgumentError),
+    "merge of another version": (merge_stale, StaleDataError),
+    "a change of a row read without its version": (change_without_version, InvalidArgumentError),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TO_ALL)
+def test_what_a_plain_session_does_not_let_through(database: Database, others: Others, case: str) -> None:
+    work, error = REFUSED_TO_ALL[case]
+    with pytest.raises(error):
+        database.helper(Session)(work)
+    with others() as session:
+        assert session.get_one(Post, 1).title == "Feira"
+
+
 BY_KEY: dict[str, Callable[[Session], object]] = {
     "execute": lambda s: s.execute(update(Post), [{"id": 1, "likes": 7, "row_version": 1}]),
     "bulk_update_mappings": lambda s: s.bulk_update_mappings(Post, [{"id": 1, "likes": 7, "row_version": 1}]),
@@ -292,16 +373,12 @@ def read_detached(session: Session) -> Post:
 def test_objects_saved_without_a_flush_are_checked_as_well(
     database: Database, others: Others, read: Callable[[Session], Post]
 ) -> None:
-    def save_blindly(session: Session) -> None:
-        post = read(session)
-        like_by_another(others)
-        post.title = "a"
-        session.bulk_save_objects([post])
-
     with database.session() as run, pytest.raises(ConcurrencyConflictError) as refused:
-        run(save_blindly)
+        run(save, read, others)
     assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
     assert isinstance(refused.value.__cause__, StaleDataError)
+    with pytest.raises(ConcurrencyConflictError, match="was expected at version 2 and is at version 3 now"):
+        database.helper(VersionedSession, max_attempts=1)(save, read, others)
     with others() as session:
         assert session.get_one(Post, 1).title == "Feira"
 
@@ -334,6 +411,27 @@ def test_a_by_key_list_with_a_stale_version_is_a_conflict(database: Database, ot
         run(work)
     with pytest.raises(ConcurrencyConflictError, match="at version 2 now"):
         database.helper(VersionedSession)(work)
+
+
+def save(session: Session, read: Callable[[Session], Post], others: Others) -> None:
+    post = read(session)
+    like_by_another(others)
+    post.title = "a"
+    session.bulk_save_objects([post])
+
+
+def test_what_a_plain_session_says_of_stale_versions_that_it_did_not_flush(database: Database, others: Others) -> None:
+    like_by_another(others)
+    helper = database.helper(Session, max_attempts=1)
+    with pytest.raises(ConcurrencyConflictError, match="at version 2 now"):
+        helper(BY_KEY["execute"])
+    with pytest.raises(StaleDataError):
+        helper(BY_KEY["bulk_update_mappings"])
+    for read in (read_held, read_detached):
+        with pytest.raises(StaleDataError):
+            helper(save, read, others)
+    with others() as session:
+        assert session.get_one(Post, 1).title == "Feira"
 
 
 @pytest.mark.parametrize("synchronize", ["evaluate", "fetch", "auto"])
