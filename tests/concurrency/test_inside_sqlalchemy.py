@@ -111,7 +111,7 @@ def test_a_mapper_is_asked_by_each_flush_whether_the_server_counts(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLAlchemy takes a default of the server for a yes; the answer that is put in its place must be what it reads."""
-    assert Mapper._version_id_has_server_side_value.fget(Post.__mapper__) is True  # type: ignore[attr-defined]
+    assert Mapper._version_id_has_server_side_value.fget(Post.__mapper__) is True
     assert Post.__mapper__._version_id_has_server_side_value is False
     asked = Asked()
     monkeypatch.setitem(vars(Post.__mapper__), "_version_id_has_server_side_value", asked)
