@@ -93,9 +93,8 @@ def test_operators_sign_in_look_redrive_and_discard(browser: Chrome, address: st
     button(browser, "Discard")
     WebDriverWait(browser, 20).until(alert_is_present()).accept()
     until_text(browser, "It is discarded.")
-    complaints = [
-        entry["message"] for entry in browser.get_log("browser") if "401 (Unauthorized)" not in entry["message"]
-    ]
+    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    complaints = [entry["message"] for entry in log if "401 (Unauthorized)" not in entry["message"]]
     assert not complaints, "\n".join(complaints)
 
 
