@@ -71,8 +71,8 @@ class Gate:
     __slots__ = ("__weakref__", "has_let_pass", "is_closed")
 
     def __init__(self) -> None:
-        self.is_closed = False
-        self.has_let_pass = False
+        self.is_closed: bool = False
+        self.has_let_pass: bool = False
 
     def open(self, _connection: object) -> None:
         self.is_closed = False
