@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, select
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import Engine, ForeignKey, create_engine, event, select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
-from araponga_infra.concurrency import AttemptFailed, ConcurrencyConflictError, ConcurrencyHelper, UnitGaveUp
+from araponga_infra.concurrency import (
+    AttemptFailed,
+    ConcurrencyConflictError,
+    ConcurrencyHelper,
+    RowVersion,
+    UnitGaveUp,
+)
+from araponga_infra.concurrency.classification import driver_code
 from araponga_infra.telemetry import Record
 from araponga_infra.testing.clock import FakeClock
 from tests.servers.postgres import PostgresDatabase
@@ -288,6 +296,83 @@ def test_sqlite_takes_the_write_lock_however_the_host_begins(tmp_path: Path, set
         driver: Any = connection.connection.driver_connection
         assert driver.in_transaction is (setup == "BEGIN IMMEDIATE events" and connection.in_transaction())
     engine.dispose()
+
+
+def test_a_snapshot_of_sqlite_that_others_overtook_is_a_conflict_at_once(tmp_path: Path) -> None:
+    """With a write-ahead log no waiting helps who has read and then writes, whatever the busy timeout."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'blog.db'}", connect_args={"timeout": 30})
+    _write_ahead_log(engine)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Post(id=1))
+        session.commit()
+    calls: list[int] = []
+
+    def retitle(session: Session) -> int:
+        post = session.get_one(Post, 1)
+        calls.append(1)
+        if len(calls) < 3:
+            with Session(engine) as other:
+                like(other, 1)
+                other.commit()
+        post.title = "Bazar"
+        return post.likes
+
+    make_session = sessionmaker(engine)
+    with pytest.raises(ConcurrencyConflictError) as refused:
+        ConcurrencyHelper(make_session, max_attempts=1).execute(retitle)
+    assert isinstance(refused.value.__cause__, OperationalError)
+    assert driver_code(refused.value.__cause__.orig).sqlite == sqlite3.SQLITE_BUSY_SNAPSHOT
+    assert ConcurrencyHelper(make_session, lock_after=None).execute(retitle) == 2
+    assert len(calls) == 3
+    engine.dispose()
+
+
+class EagerBase(DeclarativeBase): ...
+
+
+class Group(EagerBase):
+    __tablename__ = "eager_group"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Member(RowVersion, EagerBase):
+    """Loaded with its group by an outer join, which PostgreSQL does not lock."""
+
+    __tablename__ = "eager_member"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    visits: Mapped[int] = mapped_column(default=0)
+    group_id: Mapped[int | None] = mapped_column(ForeignKey(Group.id))
+    group: Mapped[Group | None] = relationship(lazy="joined")
+
+
+@pytest.fixture
+def eager_engine(postgres_engine: Engine) -> Iterator[Engine]:
+    EagerBase.metadata.create_all(postgres_engine)
+    yield postgres_engine
+    EagerBase.metadata.drop_all(postgres_engine)
+
+
+def test_a_row_that_is_loaded_with_a_nullable_other_is_locked_all_the_same(eager_engine: Engine) -> None:
+    make_session = sessionmaker(eager_engine)
+    with make_session.begin() as session:
+        session.add(Member(id=1))
+    with make_session() as session, pytest.raises(DBAPIError, match="nullable side of an outer join"):
+        session.get(Member, 1, with_for_update=True)
+    statements, calls = Statements(eager_engine), list[int]()
+
+    def visit(session: Session) -> int:
+        member = session.get_one(Member, 1)
+        calls.append(1)
+        if len(calls) == 1:
+            with make_session.begin() as other:
+                other.get_one(Member, 1).visits += 1
+        member.visits += 1
+        return member.visits
+
+    assert ConcurrencyHelper(make_session).execute(visit) == 2
+    assert len(calls) == 2
+    assert any("FOR NO KEY UPDATE" in text for text in statements.texts)
 
 
 def test_the_connection_is_left_clean_after_begin_immediate(database: Database, others: Others) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.backoff import Backoff
@@ -109,6 +110,29 @@ def test_where_a_lock_that_waits_fails_no_unit_goes_on_locking_first(database: D
     with others() as session:
         post = session.get_one(Post, 1)
         assert (post.title, post.likes) == ("Feira!!!", 2)
+
+
+def test_a_savepoint_that_is_repeated_never_succeeds_and_the_unit_does(database: Database, others: Others) -> None:
+    """The snapshot stays the one of the transaction; only a new transaction sees what the others wrote."""
+    repeated: list[int] = []
+
+    def edit(session: Session) -> None:
+        post = session.get_one(Post, 1)
+        if not repeated:
+            with others.begin() as other:
+                like(other, 1)
+            for attempt in range(3):
+                repeated.append(attempt)
+                with pytest.raises(DBAPIError), session.begin_nested():  # noqa: PT012
+                    post.title = "never"
+                    session.flush()
+        post.title = "edited"
+
+    database.helper()(edit)
+    assert repeated == [0, 1, 2]
+    with others() as session:
+        post = session.get_one(Post, 1)
+        assert (post.title, post.likes, post.row_version) == ("edited", 1, 3)
 
 
 def test_outside_of_execute_it_is_a_conflict_as_well(database: Database, others: Others) -> None:
