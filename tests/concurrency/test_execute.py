@@ -115,6 +115,25 @@ def test_a_conflicting_delete_is_a_conflict(database: Database, others: Others) 
         assert session.get(Post, 1) is None
 
 
+def test_one_stale_delete_among_several_is_a_conflict(database: Database, others: Others) -> None:
+    """Drivers that run all DELETEs as one batch tell no row counts of it."""
+    with others.begin() as session:
+        session.add_all([Seat(row="A", number=1), Seat(row="A", number=2), Seat(row="A", number=3)])
+
+    def remove_all(session: Session) -> None:
+        seats = [session.get_one(Seat, ("A", number)) for number in (1, 2, 3)]
+        with others.begin() as other:
+            other.get_one(Seat, ("A", 2)).holder = "Iara"
+        for seat in seats:
+            session.delete(seat)
+
+    with pytest.raises(ConcurrencyConflictError) as refused:
+        database.helper(max_attempts=1)(remove_all)
+    assert refused.value.conflicts == (RowConflict("Seat", ("A", 2), 1, 2),)
+    with others() as session:
+        assert session.get_one(Seat, ("A", 2)).holder == "Iara"
+
+
 def test_only_the_rows_that_changed_are_named(database: Database, others: Others) -> None:
     with others.begin() as session:
         session.add_all([Seat(row="A", number=1), Seat(row="B", number=2), Seat(row="B", number=3)])

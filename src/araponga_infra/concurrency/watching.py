@@ -8,6 +8,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapper, Session
 
 from araponga_infra.concurrency.bulk import run_bulk_update
+from araponga_infra.concurrency.deletes import check_deletes
 from araponga_infra.concurrency.journal import Journal, note_flush, note_refresh, open_journal
 
 __all__ = ["watch"]
@@ -29,5 +30,6 @@ def _install() -> None:
         if not _is_installed:
             event.listen(Mapper, "refresh", note_refresh, raw=True)
             event.listen(Session, "before_flush", note_flush)
+            event.listen(Session, "after_flush", check_deletes)
             event.listen(Session, "do_orm_execute", run_bulk_update)
             _is_installed = True
