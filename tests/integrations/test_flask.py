@@ -115,6 +115,14 @@ def test_the_environment_is_read_by_init_app(monkeypatch: pytest.MonkeyPatch, tm
     araponga.close(app)
 
 
+def test_probes_of_a_closed_application_want_no_restart_and_no_traffic(made: Make) -> None:
+    app, araponga = made(settings=EMBEDDED)
+    araponga.close(app)
+    client = app.test_client()
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+
+
 def test_outside_a_context_the_only_application_is_meant(made: Make) -> None:
     _first, araponga = made(settings=EMBEDDED)
     assert araponga.infra.cache is not None

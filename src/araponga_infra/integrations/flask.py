@@ -16,17 +16,24 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from araponga_infra.clock import Clock, Duration, to_seconds
 from araponga_infra.concurrency import IfMatch, parse_if_match
-from araponga_infra.errors import InvalidArgumentError, NotConfiguredError
+from araponga_infra.errors import ClosedError, InvalidArgumentError, NotConfiguredError
 from araponga_infra.events import EventRouter
 from araponga_infra.extras import import_extra
+from araponga_infra.health import Health
 from araponga_infra.infrastructure import Infrastructure
-from araponga_infra.integrations.probes import ProbeAnswer, live_answer, ready_answer
+from araponga_infra.integrations.probes import (
+    ALIVE_BUT_CLOSED,
+    NOT_READY_BUT_CLOSED,
+    ProbeAnswer,
+    live_answer,
+    ready_answer,
+)
 from araponga_infra.integrations.problems import MAPPED_ERRORS, PROBLEM_MEDIA_TYPE, BadIfMatchError, problem_of
 from araponga_infra.integrations.write_tokens import (
     DEFAULT_COOKIE,
@@ -214,12 +221,18 @@ class Araponga:
             scope.token = _ask_token(self.infra)
         return scope.token
 
+    def _answer(self, told: Callable[[Health], ProbeAnswer], closed: ProbeAnswer) -> ProbeAnswer:
+        try:
+            return told(self.infra.health(timeout=self._health_timeout_seconds))
+        except ClosedError:
+            return closed
+
     def _add_probes(self, app: Flask, path: str) -> None:
         def live() -> Response:
-            return _probe(live_answer(self.infra.health(timeout=self._health_timeout_seconds)))
+            return _probe(self._answer(live_answer, ALIVE_BUT_CLOSED))
 
         def ready() -> Response:
-            return _probe(ready_answer(self.infra.health(timeout=self._health_timeout_seconds)))
+            return _probe(self._answer(ready_answer, NOT_READY_BUT_CLOSED))
 
         app.add_url_rule(f"{path}/live", "araponga_infra.live", live)
         app.add_url_rule(f"{path}/ready", "araponga_infra.ready", ready)

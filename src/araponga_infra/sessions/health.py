@@ -15,6 +15,7 @@ from araponga_infra.errors import InvalidArgumentError
 
 __all__ = [
     "HEARTBEAT_SECONDS",
+    "NOT_ASKED",
     "Answer",
     "Chooser",
     "Limits",
@@ -30,7 +31,7 @@ __all__ = [
     "needs_confirmation",
 ]
 
-_NOT_ASKED = "not asked yet"
+NOT_ASKED = "not asked yet"
 _FRESH_SECONDS = 0.3
 """How long an answer stands for a replica that is in use; a hung one is passed over after so long."""
 HEARTBEAT_SECONDS = 0.1
@@ -84,7 +85,7 @@ class ReplicaStatus(Struct, frozen=True):  # made anew for each session: a Struc
 
     replica: str
     is_available: bool = False
-    reason: str = _NOT_ASKED
+    reason: str = NOT_ASKED
     position: int = 0
     lag_seconds: float = 0.0
     answered_at: float | None = None
@@ -119,7 +120,7 @@ def after_failure(status: ReplicaStatus, reason: str) -> ReplicaStatus:
 
     The reason of the first failure stays: those that follow it are mostly its consequences.
     """
-    first = status.reason if status.answered_at is None and status.reason not in ("", _NOT_ASKED) else reason
+    first = status.reason if status.answered_at is None and status.reason not in ("", NOT_ASKED) else reason
     return replace(status, is_available=False, reason=first, position=0, answered_at=None)
 
 
@@ -133,7 +134,7 @@ def after_use(status: ReplicaStatus, *, step: int, answered_at: float | None = N
 
 def is_candidate(status: ReplicaStatus) -> bool:
     """Whether a read may go there, once it has been confirmed where that is needed."""
-    return status.is_available or status.reason == _NOT_ASKED
+    return status.is_available or status.reason == NOT_ASKED
 
 
 def needs_confirmation(status: ReplicaStatus, now: float) -> bool:

@@ -16,7 +16,15 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from araponga_infra.clock import Clock
 from araponga_infra.errors import ArapongaInfraError
 from araponga_infra.sessions.engines import ReadOnlyEngine
-from araponga_infra.sessions.health import Answer, Limits, ReplicaStatus, after_answer, after_failure, after_use
+from araponga_infra.sessions.health import (
+    NOT_ASKED,
+    Answer,
+    Limits,
+    ReplicaStatus,
+    after_answer,
+    after_failure,
+    after_use,
+)
 from araponga_infra.sessions.probe import abort
 from araponga_infra.sessions.records import ReplicaReturned, ReplicaTakenOut
 from araponga_infra.telemetry import Report
@@ -122,7 +130,7 @@ class Replica:
             self._tell(before, after)
 
     def _tell(self, before: ReplicaStatus, after: ReplicaStatus) -> None:
-        if after.is_available and before.reason == ReplicaStatus.reason:
+        if after.is_available and before.reason == NOT_ASKED:
             return
         if after.is_available:
             _logger.warning("%s serves reads again", after.replica)
