@@ -139,6 +139,7 @@ def test_a_malformed_token_is_ignored(client: httpx.Client, token: str) -> None:
 
 @on_every_database
 def test_probes(client: httpx.Client) -> None:
+    wait_until(lambda: client.get("/health/ready").is_success, 20, "the service to be ready: a busy machine is slow")
     ready, live = client.get("/health/ready"), client.get("/health/live")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert (live.status_code, live.json()["status"]) == (200, "live")

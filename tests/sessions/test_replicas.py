@@ -352,7 +352,8 @@ async def test_connections_to_the_primary_are_let_go_when_the_replica_is_back(
     postgres_pair.standby.start()
     await until(lambda: replicas.set.status()[0].is_available)
     assert await replicas.read(is_standby)
-    await until(lambda: connections(replicated_database) == 1)
+    while connections(replicated_database) > 1:  # closed by the first read after the news, which may be the next one
+        assert await replicas.read(is_standby)
 
 
 def connections(database: ReplicatedDatabase) -> int:
