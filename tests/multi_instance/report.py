@@ -46,6 +46,12 @@ tell whether they were saved. *Served again*: from the moment when what was brok
 request that was sent later. *Caches equal*: from then on nobody changes anything, and every instance is asked for
 everything it caches, until each answer is what the database holds.
 
+## Each request, while nothing is broken
+
+| request | sent | p50 ms | p95 ms | p99 ms |
+|-|-:|-:|-:|-:|
+{kinds}
+
 ## What holds in every run
 
 {acknowledged} writes were acknowledged in this one, and {unknown} ended without their client knowing. Whatever the
@@ -85,6 +91,27 @@ class Line:
     p99_ms: float
     served_again_after_seconds: float
     caches_equal_after_seconds: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of request, as long as nothing was broken."""
+
+    request: str
+    sent: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def kinds_of(run: Run) -> list[Kind]:
+    by_kind: dict[str, list[float]] = {}
+    for answer in run.during(run.phases[0]):
+        by_kind.setdefault(answer.kind, []).append(answer.seconds * 1000)
+    return [
+        Kind(kind, len(taken), *(_quantile(taken, part) for part in (0.5, 0.95, 0.99)))
+        for kind, taken in sorted(by_kind.items())
+    ]
 
 
 def lines_of(run: Run) -> list[Line]:
@@ -131,6 +158,7 @@ def write(run: Run) -> None:
     FOLDER.joinpath("multi_instance.svg").write_text(_plot(run))
     figures = {
         "phases": [asdict(line) for line in lines_of(run)],
+        "requests": [asdict(kind) for kind in kinds_of(run)],
         "acknowledged_writes": run.ledger.acknowledged(),
         "unknown_writes": run.ledger.unknown(),
         "connections": {"primary": asdict(run.primary), "standby": asdict(run.standby)},
@@ -146,6 +174,10 @@ def _page(run: Run) -> str:
         clients=CLIENTS,
         each=f"{PER_SECOND_EACH:g}",
         table=table(run),
+        kinds="\n".join(
+            f"| `{kind.request}` | {kind.sent} | {kind.p50_ms:.0f} | {kind.p95_ms:.0f} | {kind.p99_ms:.0f} |"
+            for kind in kinds_of(run)
+        ),
         lead=f"{LEAD_SECONDS:g}",
         settle=f"{SETTLE_SECONDS:g}",
         timeout=f"{TIMEOUT_SECONDS:g}",
