@@ -16,8 +16,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ",".join(PROJECT["project"]["optional-dependencies"])
 PYTHONS = nox.project.python_versions(PROJECT)
 ROOT = Path(__file__).parent
-SIDE_BY_SIDE = ("--numprocesses", "3", "--dist", "loadfile")
-"""In three processes, each with servers of its own: the tests mostly wait, for clocks and for servers."""
+SIDE_BY_SIDE = ("--numprocesses", "2", "--dist", "loadfile")
+"""In two processes, each with servers of its own: the tests mostly wait, for clocks and for servers."""
 HOST_VARIABLES = ("ARAPONGA_DATABASE_URL", "ARAPONGA_DATABASE_READONLY_URL", "ARAPONGA_REDIS_URL")
 
 
