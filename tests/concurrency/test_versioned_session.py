@@ -181,6 +181,17 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
         ),
         "upsert",
     ),
+    "upsert that returns objects": (
+        lambda s: s.scalars(
+            select(Post).from_statement(
+                sqlite.insert(Post)
+                .values(id=1, title="a", body="", likes=0)
+                .on_conflict_do_update(index_elements=["id"], set_={"title": "a"})
+                .returning(Post)
+            )
+        ),
+        "upsert",
+    ),
     "MySQL upsert": (
         lambda s: s.execute(mysql.insert(Post).values(id=1, title="a").on_duplicate_key_update(title="a")),
         "upsert",
@@ -251,6 +262,14 @@ SAFE: dict[str, tuple[Callable[[Session], object], int]] = {
             .values(id=1, title="a", body="", likes=0)
             .on_conflict_do_update(index_elements=["id"], set_={"title": "a", "row_version": Post.row_version + 1})
         ),
+        2,
+    ),
+    "insert that returns objects": (
+        lambda s: s.scalars(select(Post).from_statement(insert(Post).values(id=2).returning(Post))).all(),
+        1,
+    ),
+    "update that returns objects": (
+        lambda s: s.scalars(select(Post).from_statement(update(Post).values(likes=1).returning(Post))).all(),
         2,
     ),
     "merge with its version": (lambda s: s.merge(Post(id=1, title="a", row_version=1)), 2),

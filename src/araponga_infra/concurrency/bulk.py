@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import inspect
 from sqlalchemy.engine import Result
-from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session
+from sqlalchemy.orm import FromStatement, InstanceState, Mapper, ORMExecuteState, Session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Insert, UpdateBase
@@ -118,7 +118,7 @@ def refuse_unsafe(execution: ORMExecuteState) -> None:
     """
     if not (execution.is_update or execution.is_delete or execution.is_insert):
         return
-    statement = cast(UpdateBase, execution.statement)
+    statement = _written_statement(execution)
     mapper = execution.bind_mapper
     if mapper is None:
         _refuse_on_table(execution, statement)
@@ -135,6 +135,12 @@ def refuse_unsafe(execution: ORMExecuteState) -> None:
         )
     if execution.is_update:
         _refuse_update(execution, mapper, statement)
+
+
+def _written_statement(execution: ORMExecuteState) -> UpdateBase:
+    """What is run, also where it comes wrapped: `select(Post).from_statement(insert(Post).returning(Post))`."""
+    statement = execution.statement
+    return cast(UpdateBase, statement.element if isinstance(statement, FromStatement) else statement)
 
 
 def _refuse_on_table(execution: ORMExecuteState, statement: UpdateBase) -> None:
