@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SAWarning
 from sqlalchemy.orm import Session, sessionmaker
 
 from araponga_infra.backoff import Backoff
@@ -20,7 +20,7 @@ from tests.servers import wait_until
 
 from .blog import Post, Tag, like
 from .conftest import open_database
-from .databases import Asked, Database
+from .databases import Asked, Database, SyncDatabase
 
 Others = sessionmaker[Session]
 
@@ -154,6 +154,46 @@ def serializable(driver: str, request: pytest.FixtureRequest, tmp_path: Path) ->
     opened.close()
 
 
+SETS_LEVEL: dict[str, tuple[Callable[[Session], object], type[Exception]]] = {
+    "as SQL": (lambda s: s.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")), DBAPIError),
+    "on the connection": (
+        lambda s: s.connection(execution_options={"isolation_level": "REPEATABLE READ"}),
+        SAWarning,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETS_LEVEL)
+def test_a_level_that_the_work_sets_comes_too_late_for_a_retry(
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path, case: str
+) -> None:
+    """Documented: the lock that the retry begins with is the first statement of its transaction."""
+    set_level, error = SETS_LEVEL[case]
+    database = open_database(driver, tmp_path, request)
+    others = SyncDatabase("psycopg", database.url.replace("+asyncpg", "+psycopg"))
+    levels: list[str | None] = []
+
+    def edit(session: Session) -> None:
+        set_level(session)
+        levels.append(session.scalar(text("SHOW transaction_isolation")))
+        post = session.get_one(Post, 1)
+        with Session(others.engine) as other:
+            like(other, 1)
+            other.commit()
+        post.title = "never"
+
+    with Session(others.engine) as session:
+        session.add(Post(id=1))
+        session.commit()
+    try:
+        with pytest.raises(error):
+            database.helper()(edit)
+    finally:
+        others.close()
+        database.close()
+    assert levels == ["repeatable read"]
+
+
 def add_if_none(session: Session, number: int) -> None:
     if session.scalar(select(func.count(Tag.id))) == 0:
         session.add(Tag(id=number, name="the only one"))
@@ -174,8 +214,6 @@ def test_write_skew_that_surfaces_at_commit_is_retried(serializable: Database) -
                 add_if_none(concurrent, 2)
                 concurrent.commit()
 
-    from .databases import SyncDatabase
-
     other = SyncDatabase("psycopg", serializable.url.replace("+asyncpg", "+psycopg"), isolation_level="SERIALIZABLE")
     try:
         serializable.helper(backoff=Backoff(0.001, 0.001))(add_too)
@@ -195,8 +233,6 @@ def test_a_deadlock_is_retried(driver: str, request: pytest.FixtureRequest, tmp_
     calls: list[int] = []
 
     def other_way_round() -> None:
-        from .databases import SyncDatabase
-
         other = SyncDatabase("psycopg", database.url.replace("+asyncpg", "+psycopg"))
         with Session(other.engine) as session:
             session.execute(text("UPDATE post SET likes = likes + 1 WHERE id = 2"))

@@ -18,7 +18,7 @@ _is_installed = False
 
 
 def watch(session: Session) -> Journal:
-    """Take notes on `session` from now on. Sessions that nobody watches pay one look into their `info` per flush."""
+    """Take notes on `session` from now on. In sessions that nobody watches the listeners look into `info` and leave."""
     if not _is_installed:
         _install()
     return open_journal(session)
