@@ -49,6 +49,33 @@ def test_a_conflict_is_told_outside_of_execute(
     assert refused.value.attempts == 1
 
 
+LOCKS: dict[str, Callable[[Session], object]] = {
+    "get": lambda s: s.get(Post, 1, with_for_update=True),
+    "get_one": lambda s: s.get_one(Post, 1, with_for_update=True),
+    "get, populated anew": lambda s: s.get(Post, 1, with_for_update=True, populate_existing=True),
+}
+
+
+@pytest.mark.parametrize("case", LOCKS)
+def test_a_lock_that_finds_the_row_changed_tells_of_the_conflict(database: Database, others: Others, case: str) -> None:
+    """SQLAlchemy compares the row that it locks with the one that is held."""
+    overtaken: list[Post] = []
+
+    def lock_too_late(session: Session) -> object:
+        post = session.get_one(Post, 1)
+        if not overtaken:
+            overtaken.append(post)
+            like_by_another(others)
+        return LOCKS[case](session)
+
+    with database.session() as run, pytest.raises(ConcurrencyConflictError) as refused:
+        run(lock_too_late)
+    assert refused.value.conflicts == (RowConflict("Post", (1,), 1, 2),)
+    overtaken.clear()
+    database.helper(VersionedSession)(lock_too_late)
+    assert len(overtaken) == 1
+
+
 def test_a_conflict_is_told_by_a_begin_block(database: Database, others: Others) -> None:
     def edit(session: Session) -> None:
         with session.begin():
@@ -209,6 +236,14 @@ UNSAFE: dict[str, tuple[Callable[[Session], object], str]] = {
             .values(id=1, title="a", body="", likes=0)
         ),
         "begins again at version 1",
+    ),
+    "UPDATE OR REPLACE": (
+        lambda s: s.execute(update(Post).prefix_with("OR REPLACE", dialect="sqlite").where(Post.id == 2).values(id=1)),
+        "that are in the way",
+    ),
+    "UPDATE OR REPLACE of the table": (
+        lambda s: s.execute(update(Post.__table__).prefix_with("or replace").values(id=1)),  # type: ignore[arg-type]
+        "that are in the way",
     ),
     "merge without a version": (lambda s: s.merge(Post(id=1, title="a")), "without its row_version"),
     "assignment of the version": (lambda s: setattr(s.get_one(Post, 1), "row_version", 7), "expect_version"),

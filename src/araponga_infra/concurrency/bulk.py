@@ -128,6 +128,7 @@ def refuse_unsafe(execution: ORMExecuteState) -> None:
     if execution.is_insert:
         _refuse_upsert(mapper, cast(Insert, statement))
         return
+    _refuse_replace(mapper, statement)
     if execution.execution_options.get("synchronize_session") is False:
         raise InvalidArgumentError(
             f"synchronize_session=False on {entity_name(mapper)} would leave rows of this session at an old version: "
@@ -151,6 +152,7 @@ def _refuse_on_table(execution: ORMExecuteState, statement: UpdateBase) -> None:
     if execution.is_insert:
         _refuse_upsert(mapper, cast(Insert, statement))
     elif execution.is_update:
+        _refuse_replace(mapper, statement)
         _refuse_joined_table(mapper)
 
 
@@ -191,8 +193,7 @@ def refuse_bulk_mappings(mapper: Mapper[Any], mappings: Any) -> None:
 
 def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
     column = version_column(mapper)
-    # private, as prefixes are told by nothing else but the compiled text, and compiling each INSERT would cost too much
-    if any("REPLACE" in str(prefix).upper() for prefix, _dialect in statement._prefixes):
+    if _replaces(statement):
         raise InvalidArgumentError(
             f"INSERT OR REPLACE deletes the row of {entity_name(mapper)} that is there and begins again at version 1: "
             f'use on_conflict_do_update with "{column.key}": {entity_name(mapper)}.{version_key(mapper)} + 1, '
@@ -205,6 +206,19 @@ def _refuse_upsert(mapper: Mapper[Any], statement: Insert) -> None:
                 f"this upsert changes existing rows of {name} without counting {key} up: "
                 f'add "{column.key}": {name}.{key} + 1 to what it sets, or read the row and change it'
             )
+
+
+def _refuse_replace(mapper: Mapper[Any], statement: UpdateBase) -> None:
+    if _replaces(statement):
+        raise InvalidArgumentError(
+            f"UPDATE OR REPLACE deletes rows of {entity_name(mapper)} that are in the way, whatever their versions: "
+            "read the row that is there and delete or change it first"
+        )
+
+
+def _replaces(statement: Any) -> bool:
+    # private, as prefixes are told by nothing else but the compiled text, and compiling each INSERT would cost too much
+    return any("REPLACE" in str(prefix).upper() for prefix, _dialect in statement._prefixes)
 
 
 def _written_by(upsert: Any) -> set[str]:

@@ -33,12 +33,12 @@ T = TypeVar("T")
 class VersionedSession(Session):
     """A `Session` that speaks of conflicts and refuses what would overwrite others' changes unseen.
 
-    Outside `execute` a conflict comes out of flush, commit or a statement as `ConcurrencyConflictError`, a COMMIT whose
-    connection was lost as `CommitOutcomeUnknownError`. Refused with `InvalidArgumentError`, inside `execute` as well:
-    bulk updates and deletes of versioned rows with `synchronize_session=False`, by a list of keys without versions, of
-    a joined subclass, or setting the version; upserts that do not count it up, INSERT OR REPLACE among them; a merge
-    without a version over a row that exists; a change of a row that was read without its version, flushed or saved in
-    bulk.
+    Outside `execute` a conflict comes out of flush, commit, a statement or `get` as `ConcurrencyConflictError`, and a
+    COMMIT whose connection was lost as `CommitOutcomeUnknownError`. Refused with `InvalidArgumentError`, inside
+    `execute` as well: bulk updates and deletes of versioned rows with `synchronize_session=False`, by a list of keys
+    without versions, of a joined subclass, or setting the version; upserts that do not count it up, INSERT OR REPLACE
+    among them; UPDATE OR REPLACE; a merge without a version over a row that exists; a change of a row that was read
+    without its version, flushed or saved in bulk.
 
     As any session it belongs to one thread or task at a time.
 
@@ -80,6 +80,10 @@ class VersionedSession(Session):
         def scalars(self, *args, **kwargs):
             with self._translated():
                 return super().scalars(*args, **kwargs)
+
+        def get(self, *args, **kwargs):  # with_for_update compares the row it locks with what the session holds
+            with self._translated():
+                return super().get(*args, **kwargs)
 
     def merge(self, instance: T, **options: Any) -> T:
         """`Session.merge` that insists on the version: that of `instance` against that of the row there is.
@@ -136,6 +140,9 @@ class VersionedSession(Session):
     def _conflict(self, failed: FailedAttempt) -> Exception:
         """Read the versions through the connection that the flush rolled back: a second one may not be had."""
         connection = self._journal.connection
+        if connection is None and failed.failure is Failure.STALE and failed.suspects and self.is_active:
+            # it was `get` that noticed, which rolls nothing back
+            connection = self.connection(bind_arguments={"mapper": failed.suspects[0].mapper})
         if connection is None or connection.closed:
             return conflict_error(None, failed, attempts=1)
         was_idle = not connection.in_transaction()
