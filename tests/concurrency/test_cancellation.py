@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -52,6 +54,38 @@ async def test_cancelling_leaves_nothing_open(emptied_database: PostgresDatabase
     assert emptied_database.execute(_OPEN) == [(0,)]
     assert emptied_database.execute("SELECT count(*) FROM tag") == [(0,)]
     assert await AsyncConcurrencyHelper(async_sessionmaker(engine)).execute(_add_post) == 1
+    await engine.dispose()
+
+
+_LONG = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT max(i) FROM n"
+
+
+@pytest.mark.parametrize("moment", ["in the work", "in a statement"])
+async def test_cancelling_gives_a_sqlite_file_back(blog_file: Path, tmp_path: Path, moment: str) -> None:
+    """A statement that runs is not interrupted: it ends in the driver's thread, and nothing of it stays."""
+    path = shutil.copy(blog_file, tmp_path / "blog.db")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    reached = asyncio.Event()
+
+    async def work(session: AsyncSession) -> None:
+        session.add(Tag(id=1, name="never"))
+        await session.flush()
+        asyncio.get_running_loop().call_soon(reached.set)
+        if moment == "in a statement":
+            await session.execute(text(_LONG))
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(AsyncConcurrencyHelper(async_sessionmaker(engine)).execute(work))
+    await asyncio.wait_for(reached.wait(), 10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 10)
+
+    others = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 30})
+    assert await AsyncConcurrencyHelper(async_sessionmaker(others)).execute(_add_post) == 1
+    async with AsyncSession(others) as session:
+        assert await session.get(Tag, 1) is None
+    await others.dispose()
     await engine.dispose()
 
 
