@@ -87,6 +87,21 @@ def test_no_page_reads_a_table_from_end_to_end(engine: Engine) -> None:
         assert "Seq Scan" not in plan.text, plan.text
 
 
+def test_each_page_of_some_rows_goes_by_the_index_made_for_it(engine: Engine) -> None:
+    """One that went by the primary key and left out what is of others would be no scan either, and as slow."""
+    inspector = QueryInspector(engine)
+    for statement, index in (
+        (feed(territory_id=7), "ix_post_feed"),
+        (feed(territory_id=7, before=MANY // 2), "ix_post_feed"),
+        (inbox("member-7"), "ix_notification_inbox"),
+        (agenda(7, now()), "ix_event_agenda"),
+        (map_of(7), "ix_map_entity_territory_id"),
+        (members(7), "ix_membership_of_member"),
+    ):
+        plan = inspector.explain(statement)
+        assert index in plan.text, plan.text
+
+
 def test_each_foreign_key_has_its_index(engine: Engine) -> None:
     assert QueryInspector(engine).missing_indexes() == ()
 
