@@ -142,6 +142,49 @@ async def test_a_handler_does_not_wait_for_room_that_only_handlers_make(host: Ho
     await eventually(lambda: is_empty(processor))
 
 
+@pytest.mark.parametrize("host", ["memory-sync", "memory-async"], indirect=True)
+async def test_publishers_wait_for_room_for_every_handler_of_an_event(host: Host) -> None:
+    """Room for one delivery is none for an event with two; an event loop that looked again at once stood still."""
+    router, seen = EventRouter(), list[str]()
+
+    @router.subscribe(Happened)
+    async def one(happened: Happened) -> None:
+        await asyncio.sleep(0)
+        seen.append(f"one {happened.number}")
+
+    @router.subscribe(Happened)
+    async def two(happened: Happened) -> None:
+        await asyncio.sleep(0)
+        seen.append(f"two {happened.number}")
+
+    processor = await host.started(router, max_queued=5, when_full="wait", max_concurrency=1)
+
+    async def publish(first: int) -> None:
+        for number in range(first, first + 10, 2):
+            many = [Happened(number), Happened(number + 1)]
+            if host.is_async:
+                await processor.publish_many(many)
+            else:
+                await asyncio.to_thread(processor.publish_many, many)
+
+    await asyncio.gather(*(publish(first) for first in range(0, 40, 10)))
+    await eventually(lambda: len(seen) == 80)
+    assert sorted(seen) == sorted(f"{name} {number}" for name in ("one", "two") for number in range(40))
+
+
+@pytest.mark.parametrize("host", ["memory-sync", "memory-async"], indirect=True)
+async def test_nobody_waits_for_room_that_there_can_never_be(host: Host) -> None:
+    router = EventRouter()
+    for name in ("one", "two"):
+        router.subscribe(Happened, name=name)(lambda happened: None)
+    processor = await host.started(router, max_queued=3, when_full="wait")
+    with pytest.raises(QueueFullError, match="max_queued=3 deliveries: no room for 4") as caught:
+        await settled(processor.publish_many([Happened(1), Happened(2)]))
+    assert caught.value.needed == 4
+    await settled(processor.publish(Happened(1)))
+    await eventually(lambda: is_empty(processor))
+
+
 async def test_handlers_publish_while_everything_is_busy(host: Host) -> None:
     router, seen = EventRouter(), list[int]()
 

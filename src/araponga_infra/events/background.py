@@ -187,8 +187,9 @@ class BackgroundEventProcessor(Processor):
         Raises:
             UnknownEventError, PayloadError: not an event, or fields of wrong types.
             UnsupportedByStoreError: the store keeps no order.
-            QueueFullError: a store in memory is full, and `when_full="raise"`; or a handler of this processor's
-                publishes, which alone could make the room that it would wait for.
+            QueueFullError: a store in memory is full, and `when_full="raise"`; or the event has more handlers than
+                `max_queued`; or a handler of this processor's publishes, which alone could make the room that it would
+                wait for.
             ProcessorStateError: after `stop`.
         """
         message = self._message(event, delay, at, ordering_key, idempotency_key, headers)
@@ -219,7 +220,8 @@ class BackgroundEventProcessor(Processor):
         Raises:
             UnknownEventError, PayloadError: one is not an event, or has fields of wrong types; none is published.
             UnsupportedByStoreError: the store keeps no order.
-            QueueFullError: a store in memory has no room for all, and `when_full="raise"`.
+            QueueFullError: a store in memory has no room for all, and `when_full="raise"`; or it never could have, or a
+                handler of this processor's publishes.
             ProcessorStateError: after `stop`.
         """
         messages = [self._message(each, delay, at, ordering_key, None, headers) for each in each_event(events)]
@@ -269,10 +271,10 @@ class BackgroundEventProcessor(Processor):
         while True:
             try:
                 appended = store.append(messages, capacity=self._capacity)
-            except QueueFullError:
-                if not self._may_wait_for_room(len(messages)) or self._is_inside():
+            except QueueFullError as full:
+                if not self._may_wait_for_room(full.needed) or self._is_inside():
                     raise
-                store.wait_for_room(self._capacity or 0, ROOM_WAIT_SECONDS)
+                store.wait_for_room(full.needed, self._capacity or 0, ROOM_WAIT_SECONDS)
                 self._check_may_publish()
             else:
                 break

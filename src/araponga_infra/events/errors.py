@@ -69,7 +69,18 @@ class ProcessorStateError(ArapongaInfraError, RuntimeError):
 
 
 class QueueFullError(ArapongaInfraError):
-    """A bounded queue has no room; nothing was published. Publish later, or configure `when_full="wait"`."""
+    """A bounded queue has no room; nothing was published. Publish later, or configure `when_full="wait"`.
+
+    Args:
+        message: how full it is.
+        needed: how many deliveries there has to be room for: one for each event and handler.
+    """
+
+    needed: int
+
+    def __init__(self, message: str, needed: int = 1) -> None:
+        self.needed = needed
+        super().__init__(message)
 
 
 class DeadLetterNotFoundError(ArapongaInfraError, LookupError):

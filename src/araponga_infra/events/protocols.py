@@ -118,12 +118,12 @@ class EventStore(Protocol):
         """Fan messages out to the subscriptions, all or none.
 
         Raises:
-            QueueFullError: the store is bounded and has no room for all of them.
+            QueueFullError: the store is bounded and has no room for all of them; it says how much they need.
         """
         ...
 
-    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
-        """Return once a bounded store has room, or after `timeout_seconds`."""
+    def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
+        """Return once a bounded store has room for `needed` deliveries, or after `timeout_seconds`."""
         ...
 
     def exchange(
@@ -212,7 +212,7 @@ class AsyncEventStore(Protocol):
 
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended: ...
 
-    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None: ...
+    async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None: ...
 
     async def exchange(
         self,

@@ -202,7 +202,7 @@ class _MemoryStore:
     def _check_room(self, needed: int, capacity: int | None) -> None:
         if capacity is not None and self._live + needed > capacity:
             raise QueueFullError(
-                f"the queue holds {self._live} of max_queued={capacity} deliveries: no room for {needed} more"
+                f"the queue holds {self._live} of max_queued={capacity} deliveries: no room for {needed} more", needed
             )
 
     def _is_fresh(self, message: Message) -> bool:
@@ -253,14 +253,14 @@ class _MemoryStore:
             self._warned.add(event_name)
             _logger.warning("event %r was published and has no subscriber: it is dropped, as later ones", event_name)
 
-    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         freed = threading.Event()
-        if self._await_room(capacity, freed.set):
+        if self._await_room(needed, capacity, freed.set):
             freed.wait(timeout_seconds)
 
-    def _await_room(self, capacity: int, freed: Callable[[], object]) -> bool:
+    def _await_room(self, needed: int, capacity: int, freed: Callable[[], object]) -> bool:
         with self._lock:
-            if self._live < capacity:
+            if self._live + needed <= capacity:
                 return False
             self._room_waiters.append(freed)
             return True
@@ -573,7 +573,7 @@ class _AsyncMemoryStore:
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
         return self._store.append(messages, capacity=capacity)
 
-    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         loop = asyncio.get_running_loop()
         freed = asyncio.Event()
 
@@ -581,7 +581,7 @@ class _AsyncMemoryStore:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(freed.set)
 
-        if self._store._await_room(capacity, from_any_thread):
+        if self._store._await_room(needed, capacity, from_any_thread):
             try:
                 await asyncio.wait_for(freed.wait(), timeout_seconds)
             except TimeoutError:

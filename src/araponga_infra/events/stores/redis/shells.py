@@ -66,7 +66,7 @@ class RedisStore:
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
         return self._run(self._operations.append(messages))
 
-    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
 
     def exchange(
@@ -165,7 +165,7 @@ class AsyncRedisStore:
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
         return await self._run(self._operations.append(messages))
 
-    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
 
     async def exchange(

@@ -146,7 +146,7 @@ class SqlStore:
         self._notifier.notify(self._engine)
         return appended
 
-    def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
 
     def exchange(
@@ -272,7 +272,7 @@ class AsyncSqlStore:
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
         return await greenlet_spawn(self._plain.append, messages, capacity=capacity)
 
-    async def wait_for_room(self, capacity: int, timeout_seconds: float) -> None:
+    async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
 
     async def exchange(
