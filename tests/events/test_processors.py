@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from araponga_infra.events import (
     DeliveryContext,
     EventRouter,
     GiveUp,
+    HandlerSignatureError,
     HandlerTimeoutError,
     ProcessorStateError,
     RetryLater,
@@ -69,6 +71,51 @@ async def test_run_until_idle_runs_in_the_callers_thread(host: Host) -> None:
     await settled(processor.publish(Happened(1)))
     assert (await settled(processor.run_until_idle())).completed == 1
     assert threads == {threading.get_ident()}
+
+
+def traced(function: Any) -> Any:
+    """A plain decorator, as hosts write them."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+async def test_a_plain_decorator_around_an_async_handler_does_not_swallow_it(host: Host) -> None:
+    router, seen = EventRouter(), list[Any]()
+
+    async def waits(happened: Happened, context: DeliveryContext) -> None:
+        await asyncio.sleep(0)
+        seen.append((context.handler, happened.number))
+
+    class Mailer:
+        @traced
+        async def send(self, happened: Happened, context: DeliveryContext) -> None:
+            await waits(happened, context)
+
+    router.subscribe(Happened, name="function")(traced(waits))
+    router.subscribe(Happened, name="method")(Mailer().send)
+    router.subscribe(Happened, name="partial")(functools.partial(traced(waits)))
+    processor = await host.started(router, consume=False)
+    await settled(processor.publish(Happened(1)))
+    assert (await host.run_until_idle(processor)).completed == 3
+    assert sorted(seen) == [("function", 1), ("method", 1), ("partial", 1)]
+
+
+async def test_a_plain_handler_that_returns_something_to_await_has_not_done_its_work(host: Host) -> None:
+    router, seen = EventRouter(), list[int]()
+
+    async def waits(happened: Happened) -> None:
+        seen.append(happened.number)
+
+    router.subscribe(Happened, name="hidden", max_attempts=1)(lambda happened: waits(happened))
+    processor = await host.started(router, consume=False)
+    await settled(processor.publish(Happened(1)))
+    with pytest.raises(HandlerSignatureError, match="'hidden' is a plain function and returned something to await"):
+        await host.run_until_idle(processor)
+    assert seen == []
 
 
 async def test_a_failing_handler_is_tried_again_and_only_that_one(host: Host, clock: FakeClock) -> None:

@@ -26,6 +26,7 @@ __all__ = ["Handler", "SessionKind", "make_handler"]
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _NAME_LENGTH = 200
+_STORED_NAME_LENGTH = 400
 
 
 class SessionKind(StrEnum):
@@ -62,7 +63,13 @@ class Handler:
     def prefixed(self, prefix: str) -> Handler:
         if not prefix:
             return self
-        return replace(self, name=prefix + self.name, aliases=tuple(prefix + alias for alias in self.aliases))
+        names = [prefix + each for each in (self.name, *self.aliases)]
+        if len(max(names, key=len)) > _STORED_NAME_LENGTH:
+            raise InvalidArgumentError(
+                f"handler {self.name!r} has a name of more than {_STORED_NAME_LENGTH} characters with its prefixes: "
+                "shorten them"
+            )
+        return replace(self, name=names[0], aliases=tuple(names[1:]))
 
 
 def make_handler(
@@ -88,7 +95,7 @@ def make_handler(
     asked = _Asked(called, is_async).read(function, event_class)
     return Handler(
         name=called,
-        function=function,
+        function=_awaiting(function) if is_async and not _is_coroutine_function(function) else function,
         event_class=event_class,
         event_type=codec.event_type,
         is_async=is_async,
@@ -127,21 +134,22 @@ class _Asked:
         return self
 
     def _check_event(self, parameter: str, hint: Any, event_class: type[Any]) -> None:
-        accepted = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if any(each in (None, Any, object) or _is_class(event_class, each) for each in accepted):
+        accepted = _alternatives(hint)
+        if any(each in (None, Any, object) or _is_class(event_class, get_origin(each) or each) for each in accepted):
             return
         raise HandlerSignatureError(
             f"handler {self._handler!r} is subscribed to {event_class.__name__}, but its parameter {parameter!r} "
             f"is annotated {_shown(hint)}: annotate it with {event_class.__name__}"
         )
 
-    def _note(self, parameter: inspect.Parameter, hint: Any) -> None:
+    def _note(self, parameter: inspect.Parameter, annotation: Any) -> None:
+        hint = _without_none(annotation)
         if _is_class(hint, DeliveryContext):
             self.context = parameter.name
         elif _is_class(hint, Session):
-            self._note_session(parameter.name, SessionKind.SYNC)
+            self._note_session(parameter.name, hint, SessionKind.SYNC)
         elif _is_class(hint, AsyncSession):
-            self._note_session(parameter.name, SessionKind.ASYNC)
+            self._note_session(parameter.name, hint, SessionKind.ASYNC)
         elif parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIADIC:
             raise HandlerSignatureError(
                 f"handler {self._handler!r} asks for {parameter.name!r} annotated {_shown(hint)}, which is not known "
@@ -152,7 +160,12 @@ class _Asked:
                 f"handler {self._handler!r}: parameter {parameter.name!r} is positional-only; only the event may be"
             )
 
-    def _note_session(self, parameter: str, kind: SessionKind) -> None:
+    def _note_session(self, parameter: str, hint: Any, kind: SessionKind) -> None:
+        if hint not in (Session, AsyncSession):
+            raise HandlerSignatureError(
+                f"handler {self._handler!r} asks for a {_shown(hint)} by {parameter!r}, and a processor gives a plain "
+                f"{kind}: annotate it with {kind}, or open a session of its own"
+            )
         if (kind is SessionKind.ASYNC) != self._is_async:
             keyword, wanted = ("async def", "AsyncSession") if self._is_async else ("def", "Session")
             raise HandlerSignatureError(
@@ -162,6 +175,16 @@ class _Asked:
         if self.session is not None:
             raise HandlerSignatureError(f"handler {self._handler!r} asks for two sessions: one transaction has one")
         self.session, self.session_kind = parameter, kind
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _without_none(hint: Any) -> Any:
+    """`Session | None = None` asks for a session as well: the default is for those who call the function themselves."""
+    wanted = [each for each in _alternatives(hint) if each is not type(None)]
+    return wanted[0] if len(wanted) == 1 else hint
 
 
 def _is_class(value: Any, expected: Any) -> bool:
@@ -211,11 +234,29 @@ def _closure(target: Any) -> dict[str, Any]:
 
 
 def _is_async(function: Callable[..., Any], handler: str) -> bool:
-    target: Any = function.func if isinstance(function, functools.partial) else function
-    call = target if inspect.isroutine(target) else getattr(target, "__call__", target)  # noqa: B004
+    call = _called(function)
     if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
         raise HandlerSignatureError(f"handler {handler!r} is a generator: a handler is called once and returns")
-    return inspect.iscoroutinefunction(call)
+    return _is_coroutine_function(function) or inspect.iscoroutinefunction(inspect.unwrap(call))
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(_called(function))
+
+
+def _called(function: Callable[..., Any]) -> Any:
+    target: Any = function.func if isinstance(function, functools.partial) else function
+    return target if inspect.isroutine(target) else getattr(target, "__call__", target)  # noqa: B004
+
+
+def _awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain decorator around an async function gives back what has to be awaited, or has run it to its end."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+
+    return call
 
 
 def _checked_name(name: str | None, function: Callable[..., Any]) -> str:

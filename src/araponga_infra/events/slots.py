@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from araponga_infra.clock import Clock
 from araponga_infra.events.context import PublishIn
 from araponga_infra.events.dispatch import Dispatch, Job, SlotKind, outcome_of_error, outcome_of_result
+from araponga_infra.events.errors import HandlerSignatureError
 from araponga_infra.events.lifecycle import Failed, GivenBack
 from araponga_infra.events.records import HandlerStuck
 from araponga_infra.events.values import Receipt
@@ -138,9 +140,9 @@ class Runner:
     def __call__(self, job: Job) -> None:
         try:
             if not job.plan.wants_session or self.in_session is None:
-                result = job.call(self.clock, self.publish_in)
+                result = self._call(job)
             else:
-                result = self.in_session(job.receipt, lambda session: job.call(self.clock, self.publish_in, session))
+                result = self.in_session(job.receipt, lambda session: self._call(job, session))
         except BaseException as error:
             if _is_for_the_caller(self.dispatch, error):
                 self.dispatch.end(job, GivenBack())
@@ -148,6 +150,17 @@ class Runner:
             self.dispatch.end(job, outcome_of_error(error), error)
         else:
             _settle(self.dispatch, job, result)
+
+    def _call(self, job: Job, session: Any = None) -> Any:
+        result = job.call(self.clock, self.publish_in, session)
+        if result is not None and inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise HandlerSignatureError(
+                f"handler {job.plan.handler.name!r} is a plain function and returned something to await, so that "
+                "nothing was done: make it an async def"
+            )
+        return result
 
 
 @dataclass(frozen=True)
