@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
 from araponga_infra.events.errors import DuplicateHandlerError
 from araponga_infra.events.handlers import Handler
 from araponga_infra.events.lifecycle import Postponed, Quarantined
-from araponga_infra.events.router import EventRouter, Upcaster
+from araponga_infra.events.router import EventRouter, Upcasters, add_upcaster
 from araponga_infra.events.types import Codec, codec_of
 from araponga_infra.events.values import DeadReason, Delivery, Subscription
 
@@ -18,6 +20,7 @@ __all__ = ["Catalog"]
 
 _NEWER_VERSION_WAIT_SECONDS = 5.0
 _NEWER_VERSION_PATIENCE_SECONDS = 3600.0
+_MOST_MET = 10_000
 
 
 class Catalog:
@@ -28,17 +31,20 @@ class Catalog:
         self._former: dict[str, str] = {}
         self._codecs: dict[str, Codec] = {}
         self._classes: dict[str, type[Any]] = {}
-        self._upcasters: dict[tuple[str, int], Upcaster] = {}
+        self._upcasters: Upcasters = {}
+        self._met: dict[tuple[UUID, str], float] = {}
+        self._lock = threading.Lock()
 
     def include(self, router: EventRouter) -> None:
         """
         Raises:
-            DuplicateHandlerError: a handler's name or alias is taken, or another class has the event's name.
+            DuplicateHandlerError: a handler's name or alias is taken, another class has the event's name, or another
+                function reads the same older version.
         """
         for handler in router.handlers:
             self._add(handler)
         for upcaster in router.upcasters:
-            self._upcasters[upcaster.event_name, upcaster.from_version] = upcaster
+            add_upcaster(self._upcasters, upcaster)
 
     def _add(self, handler: Handler) -> None:
         for name in (handler.name, *handler.aliases):
@@ -73,7 +79,7 @@ class Catalog:
             if delivery.version == codec.version:
                 return codec.decode(delivery.payload)
             if delivery.version > codec.version:
-                return _newer(delivery, codec, now)
+                return self._newer(delivery, codec, now)
             return self._read_older(delivery, codec)
         except Exception as error:
             return Quarantined(DeadReason.UNDECODABLE, f"{type(error).__name__} while reading the payload")
@@ -87,11 +93,18 @@ class Catalog:
             content = upcaster.convert(content)
         return codec.decode(msgspec.json.encode(content))
 
+    def _newer(self, delivery: Delivery, codec: Codec, now: float) -> Quarantined | Postponed:
+        """During a rolling deploy a newer instance will take it; once that is long over, somebody has to look.
 
-def _newer(delivery: Delivery, codec: Codec, now: float) -> Quarantined | Postponed:
-    """During a rolling deploy a newer instance will take it; once that is long over, somebody has to look."""
-    if now - delivery.published_at < _NEWER_VERSION_PATIENCE_SECONDS:
-        return Postponed(_NEWER_VERSION_WAIT_SECONDS)
-    return Quarantined(
-        DeadReason.NEWER_VERSION, f"version {delivery.version} is newer than version {codec.version} known here"
-    )
+        Long since this process met it: it may have been published for a later time, or redriven.
+        """
+        name = delivery.event_id, delivery.handler
+        with self._lock:
+            if len(self._met) >= _MOST_MET and name not in self._met:
+                del self._met[next(iter(self._met))]
+            if now - self._met.setdefault(name, now) < _NEWER_VERSION_PATIENCE_SECONDS:
+                return Postponed(_NEWER_VERSION_WAIT_SECONDS)
+            del self._met[name]
+        return Quarantined(
+            DeadReason.NEWER_VERSION, f"version {delivery.version} is newer than version {codec.version} known here"
+        )

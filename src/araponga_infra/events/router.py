@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.clock import Duration
@@ -14,7 +15,7 @@ from araponga_infra.events.handlers import Handler, make_handler
 from araponga_infra.events.lifecycle import positive
 from araponga_infra.events.types import event_type_of, is_name
 
-__all__ = ["EventRouter", "Upcaster", "checked_router", "checked_routers"]
+__all__ = ["EventRouter", "Upcaster", "Upcasters", "add_upcaster", "checked_router", "checked_routers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 U = TypeVar("U", bound=Callable[[dict[str, Any]], dict[str, Any]])
@@ -27,6 +28,22 @@ class Upcaster:
     event_name: str
     from_version: int
     convert: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+Upcasters: TypeAlias = dict[tuple[str, int], Upcaster]
+
+
+def add_upcaster(upcasters: Upcasters, upcaster: Upcaster) -> None:
+    """
+    Raises:
+        DuplicateHandlerError: another function reads that version already.
+    """
+    known = upcasters.setdefault((upcaster.event_name, upcaster.from_version), upcaster)
+    if known.convert is not upcaster.convert:
+        raise DuplicateHandlerError(
+            f"version {upcaster.from_version} of event {upcaster.event_name!r} has two upcasters on the routers that "
+            "are included: keep one of them"
+        )
 
 
 class EventRouter:
@@ -49,7 +66,7 @@ class EventRouter:
             raise InvalidArgumentError(f"prefix={prefix!r} is not a text without blanks, such as 'community.'")
         self._prefix = prefix
         self._handlers: dict[str, Handler] = {}
-        self._upcasters: list[Upcaster] = []
+        self._upcasters: Upcasters = {}
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -59,7 +76,7 @@ class EventRouter:
     @property
     def upcasters(self) -> tuple[Upcaster, ...]:
         """The conversions of older payloads so far."""
-        return tuple(self._upcasters)
+        return tuple(self._upcasters.values())
 
     def subscribe(
         self,
@@ -115,7 +132,8 @@ class EventRouter:
             from_version: the version that the function reads.
 
         Raises:
-            InvalidArgumentError: `from_version` is not older than the class, or has one already.
+            InvalidArgumentError: `from_version` is not older than the class, or has one already; or not a plain
+                function.
         """
         event_type = event_type_of(event_class)
         positive(from_version, "from_version")
@@ -125,10 +143,14 @@ class EventRouter:
             )
 
         def add(convert: U) -> U:
-            taken = {(each.event_name, each.from_version) for each in self._upcasters}
-            if (event_type.name, from_version) in taken:
+            if not callable(convert) or inspect.iscoroutinefunction(convert):
+                raise InvalidArgumentError(
+                    f"upcaster {convert!r} of {event_type.name!r} is not a plain function: give one that takes the "
+                    "older content and returns the newer one"
+                )
+            if (event_type.name, from_version) in self._upcasters:
                 raise InvalidArgumentError(f"from_version={from_version} of {event_type.name!r} has one already")
-            self._upcasters.append(Upcaster(event_type.name, from_version, convert))
+            add_upcaster(self._upcasters, Upcaster(event_type.name, from_version, convert))
             return convert
 
         return add
@@ -137,7 +159,7 @@ class EventRouter:
         """Take over the handlers and upcasters that `router` has now, under this router's prefix as well.
 
         Raises:
-            DuplicateHandlerError: a handler's name is taken.
+            DuplicateHandlerError: a handler's name is taken, or the two read an older version in different ways.
             InvalidArgumentError: not a router, or this one itself.
         """
         if checked_router(router) is self:
@@ -146,7 +168,8 @@ class EventRouter:
             )
         for handler in router.handlers:
             self._add(handler.prefixed(self._prefix))
-        self._upcasters.extend(router.upcasters)
+        for upcaster in router.upcasters:
+            add_upcaster(self._upcasters, upcaster)
 
     def _add(self, handler: Handler) -> None:
         if handler.name in self._handlers:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -17,6 +20,8 @@ __all__ = ["Codec", "EventType", "codec_of", "event", "event_type_of", "is_name"
 C = TypeVar("C", bound=type[Any])
 _STAMP = "__araponga_event__"
 _CODEC = "__araponga_codec__"
+_NULL = b"null"
+_AS_STORED: dict[str, bool] = {"by_alias": False, "round_trip": True}
 _NAME_LENGTH = 200
 _LATEST_VERSION = 2**31 - 1
 
@@ -93,7 +98,7 @@ def event_type_of(cls: type[Any]) -> EventType:
 class Codec:
     """Writes one event class as typed JSON and reads it back; immutable, safe to share between threads."""
 
-    __slots__ = ("decode", "encode", "event_type", "name", "version")
+    __slots__ = ("_content", "decode", "encode", "event_type", "name", "version")
 
     def __init__(self, cls: type[Any]) -> None:
         self.event_type: EventType = event_type_of(cls)
@@ -101,12 +106,15 @@ class Codec:
         self.version: int = self.event_type.version
         self.encode: Callable[[Any], bytes]
         self.decode: Callable[[bytes], Any]
+        self._content: Callable[[Any], object]
         if _is_pydantic(cls):
-            self.encode = lambda value: value.model_dump_json(warnings=False).encode()
-            self.decode = cls.model_validate_json
+            self.encode = lambda value: value.model_dump_json(**_AS_STORED, warnings=False).encode()
+            self.decode = _model_decoder(cls)
+            self._content = lambda value: value.model_dump(**_AS_STORED, warnings=False)
         else:
             self.encode = msgspec.json.encode
             self.decode = _decoder(cls)
+            self._content = msgspec.to_builtins
 
     def checked(self, value: object) -> bytes:
         """The payload of `value`, read back once, so that a mistake shows where the event is published.
@@ -117,6 +125,8 @@ class Codec:
         try:
             payload = self.encode(value)
             self.decode(payload)
+            if _NULL in payload and _has_no_json_number(self._content(value)):
+                raise ValueError("NaN and infinity have no JSON form and would be read as null")  # noqa: TRY301
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PayloadError(
                 f"event {self.name!r} cannot be published: {_without_values(error)}; "
@@ -147,6 +157,26 @@ def _decoder(cls: type[Any]) -> Callable[[bytes], Any]:
             f"event {event_type_of(cls).name!r} has a field without a JSON form ({error}): "
             "use str, int, float, bool, datetime, UUID, Decimal, enums, dataclasses, Structs and collections of them"
         ) from error
+
+
+def _model_decoder(cls: type[Any]) -> Callable[[bytes], Any]:
+    """By the names of fields, as they are written: aliases are for other people's JSON, and may differ both ways."""
+    if "by_name" not in inspect.signature(cls.model_validate_json).parameters:
+        raise PayloadError(
+            f"event {event_type_of(cls).name!r} is a model of a pydantic before 2.11, which cannot read by names of "
+            "fields: update pydantic, or make it a dataclass"
+        )
+    return partial(cls.model_validate_json, by_alias=False, by_name=True)
+
+
+def _has_no_json_number(content: object) -> bool:
+    if isinstance(content, float):
+        return not math.isfinite(content)
+    if isinstance(content, Mapping):
+        return any(map(_has_no_json_number, cast(Mapping[object, object], content).values()))
+    if isinstance(content, (list, tuple, set, frozenset)):
+        return any(map(_has_no_json_number, cast(Iterable[object], content)))
+    return False
 
 
 def _without_values(error: Exception) -> str:

@@ -71,7 +71,8 @@ class DeadReason(StrEnum):
     """The payload is of an older version, and no upcaster reads it."""
 
     NEWER_VERSION = "newer_version"
-    """The payload is of a later version than this process knows, and nobody who knows it took it for an hour."""
+    """The payload is of a later version than this process knows, and nobody who knows it took it within an hour of
+    when this process met it."""
 
     HANDLER_GONE = "handler_gone"
     """The handler was forgotten, or no process has had it for a week."""
