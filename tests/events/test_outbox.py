@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from araponga_infra.events import (
     UnsupportedByStoreError,
 )
 from araponga_infra.observers import CountingObserver
+from araponga_infra.sessions import AsyncReadOnlySessionFactory, ReadOnlySessionFactory, ReadOnlyViolationError
 from tests.events.hosts import Followed, Happened, Host, eventually, settled
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +145,137 @@ async def test_a_savepoint_that_is_rolled_back_takes_its_events_along(sql_host: 
     await in_session(sql_host, publish)
     await sql_host.run_until_idle(processor)
     assert sorted(seen) == [1, 2]
+
+
+async def test_savepoints_within_savepoints_and_sessions_used_again(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+
+    def publish(session: Session) -> None:
+        with session.begin_nested():
+            processor.publish_in(session, Happened(1))
+            with session.begin_nested() as inner:
+                processor.publish_in(session, Happened(2))
+                inner.rollback()
+            with session.begin_nested():
+                processor.publish_in(session, Happened(3))
+        outer = session.begin_nested()
+        with session.begin_nested():
+            processor.publish_in(session, Happened(4))
+        outer.rollback()
+        processor.publish_in(session, Happened(5))
+        session.commit()
+        processor.publish_in(session, Happened(6))
+        session.rollback()
+        session.commit()
+        processor.publish_in(session, Happened(7))
+        session.close()
+        session.commit()
+        processor.publish_in(session, Happened(8))
+        session.commit()
+
+    await run_plain(sql_host, publish)
+    await sql_host.run_until_idle(processor)
+    assert sorted(seen) == [1, 3, 5, 8]
+
+
+async def run_plain(host: Host, work: Callable[[Session], None]) -> None:
+    """Run `work` with the plain session that is behind either form."""
+    if host.is_async:
+        async with AsyncSession(host.engine) as session:
+            await session.run_sync(work)
+    else:
+        with Session(host.engine) as plain:
+            work(plain)
+
+
+async def test_an_idempotency_key_goes_with_its_transaction(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+
+    def publish(session: Session) -> None:
+        processor.publish_in(session, Happened(1), idempotency_key="key")
+        session.flush()
+        session.rollback()
+        with session.begin_nested() as savepoint:
+            processor.publish_in(session, Happened(2), idempotency_key="key")
+            savepoint.rollback()
+        for number in (3, 4):
+            processor.publish_in(session, Happened(number), idempotency_key="key")
+        session.commit()
+
+    await run_plain(sql_host, publish)
+    await settled(processor.publish(Happened(5), idempotency_key="key"))
+    await sql_host.run_until_idle(processor)
+    assert seen == [3]
+
+
+async def test_transactions_that_publish_the_same_keys_do_not_wait_for_each_other_in_a_circle(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+
+    def publish(session: Session, keys: list[str]) -> None:
+        for key in keys:
+            processor.publish_in(session, Happened(1), idempotency_key=key, ordering_key=key)
+        session.commit()
+
+    async def publisher(number: int) -> None:
+        for turn in range(5):
+            keys = [f"{turn} {key}" for key in "abc"]
+            work = partial(publish, keys=keys[:: 1 if number % 2 else -1])
+            if sql_host.is_async:
+                await run_plain(sql_host, work)
+            else:
+                await asyncio.to_thread(asyncio.run, run_plain(sql_host, work))
+
+    await asyncio.gather(*(publisher(number) for number in range(6)))
+    await sql_host.run_until_idle(processor)
+    assert len(seen) == 15
+
+
+async def test_a_read_only_session_publishes_nothing_and_says_so(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    seen: list[int] = []
+    processor = await sql_host.started(noting(seen), consume=False)
+    if sql_host.is_async:
+        async with AsyncReadOnlySessionFactory(sql_host.engine)() as session:
+            processor.publish_in(session, Happened(1))
+            with pytest.raises(ReadOnlyViolationError):
+                await session.commit()
+    else:
+        with ReadOnlySessionFactory(sql_host.engine)() as session:
+            processor.publish_in(session, Happened(1))
+            with pytest.raises(ReadOnlyViolationError):
+                session.commit()
+    await sql_host.run_until_idle(processor)
+    assert seen == []
+
+
+async def test_two_phases_decide_as_one(postgres_engine: Engine) -> None:
+    store = SqlAlchemyEventStore(postgres_engine)
+    store.create_schema()
+    seen: list[int] = []
+    with (
+        BackgroundEventProcessor(store, routers=[noting(seen)], consume=False) as processor,
+        Session(postgres_engine, twophase=True) as session,
+    ):
+        processor.publish_in(session, Happened(1))
+        session.prepare()
+        session.commit()
+        processor.publish_in(session, Happened(2))
+        session.prepare()
+        session.rollback()
+        processor.publish_in(session, Happened(3))
+        session.commit()
+        await asyncio.to_thread(processor.run_until_idle)
+    assert seen == [1, 3]
 
 
 async def test_a_commit_wakes_the_processor_at_once(sql_host: Host) -> None:

@@ -627,6 +627,7 @@ async def test_a_raised_event_version_in_a_rolling_deploy(host: Host) -> None:
         ({"when_full": "drop"}, "when_full='drop'"),
         ({"timeout": 0}, "timeout=0"),
         ({"lease": -1}, "lease=-1"),
+        ({"idempotency_window": 0}, "idempotency_window=0"),
     ],
 )
 async def test_bad_options_are_refused_at_the_call(host: Host, options: dict[str, Any], message: str) -> None:

@@ -119,6 +119,7 @@ class Processor:
         self._fetch_batch = positive(fetch_batch, "fetch_batch")
         self._lease_seconds = to_seconds(lease, "lease", allow_zero=False)
         self._poll_seconds = to_seconds(poll_interval, "poll_interval", allow_zero=False)
+        to_seconds(idempotency_window, "idempotency_window", allow_zero=False)
         self._window_seconds = time_to_come(idempotency_window, "idempotency_window")
         self._inject_headers = inject_headers
         self._given_clock = clock

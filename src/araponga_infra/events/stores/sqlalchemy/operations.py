@@ -170,7 +170,7 @@ class SqlOperations:
 
     def append(self, connection: Connection, messages: Sequence[Message], riding: Riding | None = None) -> Appended:
         """`riding` is asked for the channel of a NOTIFY that a statement of one row can take along."""
-        fresh = [each for each in messages if not each.window_seconds or self._accept(connection, each)]
+        fresh = self._fresh(connection, messages)
         routes = self._routes_for(connection, {each.name for each in fresh})
         fan_out = [(handler, each) for each in fresh for handler in routes.get(each.name) or [""]]
         keys = [each.ordering_key for each in fresh if each.ordering_key is not None]
@@ -189,6 +189,12 @@ class SqlOperations:
         """`append` on the connection of a host's session."""
         with naming_missing_tables():
             return self.append(connection, messages)
+
+    def _fresh(self, connection: Connection, messages: Sequence[Message]) -> list[Message]:
+        """Keys are taken in one order by all transactions, so that no two of them wait for each other."""
+        keyed = sorted((each for each in messages if each.window_seconds), key=lambda each: each.event_id)
+        known = {id(each) for each in keyed if not self._accept(connection, each)}
+        return [each for each in messages if id(each) not in known]
 
     def _accept(self, connection: Connection, message: Message) -> bool:
         event_id = str(message.event_id) if self.is_postgres else message.event_id.hex
