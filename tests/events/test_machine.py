@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, cast
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
 import redis
+import redis.asyncio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from araponga_infra.backoff import Backoff
 from araponga_infra.events import EventStoreSource, InMemoryEventStore, RedisStreamEventStore, SqlAlchemyEventStore
 from araponga_infra.events.lifecycle import Failed, GivenBack, Outcome, RetryPolicy, decide
-from araponga_infra.events.protocols import EventStore
+from araponga_infra.events.protocols import AsyncEventStore, EventStore
 from araponga_infra.events.values import DeadFilter, Delivery, Message, State, Subscription, Want
 from araponga_infra.testing.clock import FakeClock
 
+T = TypeVar("T")
+OpenStore: TypeAlias = "Callable[[FakeClock], EventStore]"
 HANDLERS = ("mail", "index")
 BACKOFF_SECONDS = 5.0
 POLICY = RetryPolicy(max_attempts=2, backoff=Backoff(initial=BACKOFF_SECONDS, maximum=BACKOFF_SECONDS, jitter=False))
@@ -58,10 +63,10 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    def __init__(self, open_store: Any) -> None:
+    def __init__(self, open_store: OpenStore) -> None:
         super().__init__()
         self.clock = FakeClock()
-        self.store: EventStore = open_store(self.clock)
+        self.store = open_store(self.clock)
         self.keeper = self.store.lease_keeper()
         self.store.register([Subscription(each, "machine.event") for each in HANDLERS])
         self.model = Model()
@@ -241,54 +246,120 @@ class Machine(RuleBasedStateMachine):
         self.keeper.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
-def open_store(request: pytest.FixtureRequest) -> Iterator[Any]:
+class Home:
+    """An event loop in a thread of its own, for stores that live on one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="home of an async store")
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class AtHome:
+    """An async store in the clothes of a sync one: each call is run to its end on the store's own loop."""
+
+    _plain = ("lease_keeper", "capabilities")
+
+    def __init__(self, store: AsyncEventStore, home: Home) -> None:
+        self._store = store
+        self._home = home
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        return found if name in self._plain else lambda *args, **kwargs: self._home.run(found(*args, **kwargs))
+
+
+def at_home(source: EventStoreSource, clock: FakeClock, home: Home) -> EventStore:
+    return cast(EventStore, AtHome(source.async_store(clock), home))
+
+
+KINDS = tuple(f"{store}-{kind}" for store in ("memory", "sqlite", "postgres", "redis") for kind in ("sync", "async"))
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    home = Home()
+    yield home
+    home.close()
+
+
+@pytest.fixture(params=KINDS)
+def open_store(request: pytest.FixtureRequest) -> Iterator[OpenStore]:
     """A function that gives an empty store on a clock."""
-    if request.param == "memory":
-        yield lambda clock: InMemoryEventStore().sync_store(clock)
-    elif request.param == "redis":
-        with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
-
-            def empty_redis(clock: FakeClock) -> EventStore:
-                client.flushdb()
-                return RedisStreamEventStore(client).sync_store(clock)
-
-            yield empty_redis
+    database, kind = request.param.split("-")
+    home: Home | None = request.getfixturevalue("home") if kind == "async" else None
+    if database == "memory":
+        yield lambda clock: opened(InMemoryEventStore(), clock, home)
+    elif database == "redis":
+        url = request.getfixturevalue("redis_url")
+        with empty_redis(url, home) as open_redis:
+            yield open_redis
+    elif database == "postgres":
+        database_url = request.getfixturevalue("postgres_database").url
+        with empty_sql(database_url("psycopg"), database_url("asyncpg"), home) as open_postgres:
+            yield open_postgres
     else:
-        with TemporaryDirectory() as folder:
-            is_postgres = request.param == "postgres"
-            url = (
-                request.getfixturevalue("postgres_database").url("psycopg")
-                if is_postgres
-                else f"sqlite:///{Path(folder) / 'events.db'}"
-            )
-            engine = create_engine(url)
-            source = SqlAlchemyEventStore(engine)
-            source.create_schema()
-
-            def empty_sql(clock: FakeClock) -> EventStore:
-                with engine.begin() as connection:
-                    for table in ("deliveries", "subscriptions", "workers", "accepted"):
-                        connection.execute(text(f"DELETE FROM araponga_{table}"))
-                again: EventStoreSource = SqlAlchemyEventStore(engine)
-                return again.sync_store(clock)
-
-            yield empty_sql
-            engine.dispose()
+        path = request.getfixturevalue("tmp_path") / "events.db"
+        with empty_sql(f"sqlite:///{path}", f"sqlite+aiosqlite:///{path}", home) as open_sqlite:
+            yield open_sqlite
 
 
-def test_nothing_is_lost_invented_or_done_by_two(open_store: Any, request: pytest.FixtureRequest) -> None:
-    is_memory = "memory" in request.node.name
+def opened(source: EventStoreSource, clock: FakeClock, home: Home | None) -> EventStore:
+    return source.sync_store(clock) if home is None else at_home(source, clock, home)
+
+
+@contextmanager
+def empty_redis(url: str, home: Home | None) -> Iterator[OpenStore]:
+    with redis.Redis.from_url(url) as client:
+        own: Any = client if home is None else redis.asyncio.Redis.from_url(url)
+
+        def emptied(clock: FakeClock) -> EventStore:
+            client.flushdb()
+            return opened(RedisStreamEventStore(own), clock, home)
+
+        yield emptied
+        if home is not None:
+            home.run(own.aclose())
+
+
+@contextmanager
+def empty_sql(url: str, async_url: str, home: Home | None) -> Iterator[OpenStore]:
+    engine = create_engine(url)
+    own: Any = engine if home is None else create_async_engine(async_url)
+    SqlAlchemyEventStore(engine).create_schema()
+
+    def emptied(clock: FakeClock) -> EventStore:
+        with engine.begin() as connection:
+            for table in ("deliveries", "subscriptions", "workers", "accepted"):
+                connection.execute(text(f"DELETE FROM araponga_{table}"))
+        return opened(SqlAlchemyEventStore(own), clock, home)
+
+    yield emptied
+    engine.dispose()
+    if home is not None:
+        home.run(own.dispose())
+
+
+def test_nothing_is_lost_invented_or_done_by_two(open_store: OpenStore, request: pytest.FixtureRequest) -> None:
+    is_memory = "memory-sync" in request.node.name
     run_machine(open_store, settings.default.max_examples if is_memory and settings.default else 10, 30)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_nothing_is_lost_invented_or_done_by_two_in_the_long_run(open_store: Any) -> None:
+def test_nothing_is_lost_invented_or_done_by_two_in_the_long_run(open_store: OpenStore) -> None:
     run_machine(open_store, 1000, 50)
 
 
-def run_machine(open_store: Any, examples: int, steps: int) -> None:
+def run_machine(open_store: OpenStore, examples: int, steps: int) -> None:
     run_state_machine_as_test(  # a factory, as its documentation says; its annotation asks for a class
         cast(Any, lambda: Machine(open_store)),
         settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None),
