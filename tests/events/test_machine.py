@@ -222,6 +222,7 @@ class Machine(RuleBasedStateMachine):
         ended = len(self.model.completed) + len(self.model.dead)
         assert stats.queued + stats.running + stats.retrying == len(self.model.accepted) - ended
         assert stats.dead == len(self.model.dead)
+        assert stats.running == sum(map(len, self.held.values())), "what nobody holds is given back"
 
     def teardown(self) -> None:
         """Whatever happened: a worker that works completes all that is left."""
