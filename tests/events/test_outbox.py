@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from araponga_infra.events import (
@@ -19,6 +25,7 @@ from araponga_infra.events import (
     EventRouter,
     HandlerCommitError,
     InMemoryEventStore,
+    ProcessorStateError,
     RetryLater,
     SessionMismatchError,
     SqlAlchemyEventStore,
@@ -288,8 +295,10 @@ async def test_a_commit_wakes_the_processor_at_once(sql_host: Host) -> None:
     await eventually(lambda: seen == [1], seconds=10)
 
 
-async def test_another_process_is_told_by_postgres(postgres_database: Any) -> None:
+@pytest.mark.parametrize("call", ["publish", "publish_in", "publish_in an AsyncSession"])
+async def test_another_process_is_told_by_postgres(postgres_database: Any, call: str) -> None:
     engine, other = (create_engine(postgres_database.url("psycopg")) for _ in range(2))
+    async_engine = create_async_engine(postgres_database.url("asyncpg"))
     store = SqlAlchemyEventStore(engine)
     store.create_schema()
     seen: list[int] = []
@@ -299,10 +308,64 @@ async def test_another_process_is_told_by_postgres(postgres_database: Any) -> No
     ):
         await eventually(lambda: worker._running is not None and worker._running._feed.is_dry)
         for number in range(40):
-            await asyncio.to_thread(web.publish, Happened(number))
+            if call == "publish":
+                await asyncio.to_thread(web.publish, Happened(number))
+            elif call == "publish_in":
+                await asyncio.to_thread(publish_committed, web, other, number)
+            else:
+                async with AsyncSession(async_engine) as session, session.begin():
+                    web.publish_in(session, Happened(number), idempotency_key=f"{number}", ordering_key="key")
         await eventually(lambda: sorted(seen) == list(range(40)), seconds=10)
     engine.dispose()
     other.dispose()
+    await async_engine.dispose()
+
+
+def publish_committed(processor: BackgroundEventProcessor, engine: Engine, number: int) -> None:
+    with Session(engine) as session, session.begin():
+        processor.publish_in(session, Happened(number))
+
+
+async def test_events_of_a_key_are_in_the_order_of_commit(postgres_engine: Engine) -> None:
+    """A publisher waits for the COMMIT of the one before it; else what it committed first would be handled first."""
+    store = SqlAlchemyEventStore(postgres_engine)
+    store.create_schema()
+    seen: list[int] = []
+
+    def waits() -> bool:
+        with postgres_engine.connect() as connection:
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            return bool(connection.scalar(text(waiting)))
+
+    with (
+        BackgroundEventProcessor(store, routers=[noting(seen)], consume=False) as processor,
+        Session(postgres_engine) as session,
+    ):
+        with session.begin_nested():
+            processor.publish_in(session, Happened(1), ordering_key="key")
+        second = asyncio.create_task(asyncio.to_thread(processor.publish, Happened(2), ordering_key="key"))
+        await eventually(lambda: second.done() or waits())
+        assert not second.done()
+        await asyncio.to_thread(processor.publish, Happened(0), ordering_key="another key")
+        session.commit()
+        await second
+        await asyncio.to_thread(processor.run_until_idle)
+    assert seen == [1, 0, 2]
+
+
+async def test_nothing_is_published_in_a_session_after_stop(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    processor = await sql_host.started(noting([]), consume=False)
+    await sql_host.stop(processor)
+
+    def publish(session: Any) -> None:
+        with pytest.raises(ProcessorStateError, match="has been stopped"):
+            processor.publish_in(session, Happened(1))
+
+    await in_session(sql_host, publish)
+    other = await sql_host.started(consume=False)
+    assert (await settled(other.stats())).queued == 0
 
 
 @pytest.mark.parametrize("is_sync", [True, False])

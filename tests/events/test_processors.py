@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -207,10 +209,10 @@ async def test_dead_letters_are_listed_redriven_and_discarded(host: Host) -> Non
 
 
 @pytest.mark.parametrize("is_raised", [True, False])
-async def test_a_handler_gives_up_or_asks_for_later(host: Host, clock: FakeClock, is_raised: bool) -> None:
+@pytest.mark.parametrize("by", ["thread", "task"])
+async def test_a_handler_gives_up_or_asks_for_later(host: Host, clock: FakeClock, is_raised: bool, by: str) -> None:
     router, calls = EventRouter(), list[int]()
 
-    @router.subscribe(Happened)
     def signals(happened: Happened, context: DeliveryContext) -> RetryLater | GiveUp | None:
         calls.append(context.attempt)
         signal = RetryLater(30) if context.attempt == 1 else GiveUp("no such post")
@@ -218,6 +220,10 @@ async def test_a_handler_gives_up_or_asks_for_later(host: Host, clock: FakeClock
             raise signal
         return signal
 
+    async def signals_async(happened: Happened, context: DeliveryContext) -> RetryLater | GiveUp | None:
+        return signals(happened, context)
+
+    router.subscribe(Happened)(signals if by == "thread" else signals_async)
     processor = await host.started(router, consume=False, clock=clock)
     await settled(processor.publish(Happened(1)))
     await host.run_until_idle(processor, skip_delays=False)
@@ -251,6 +257,37 @@ async def test_an_idempotency_key_is_accepted_once(host: Host) -> None:
     other = await settled(processor.publish(Happened(1), idempotency_key="order-8"))
     assert first == second != other
     assert (await host.run_until_idle(processor)).completed == 4
+    assert await settled(processor.publish(Followed(1), idempotency_key="order-7")) != first
+
+
+async def test_an_idempotency_key_is_accepted_once_of_many_publishers_at_the_same_time(host: Host) -> None:
+    router, seen = EventRouter(), list[Any]()
+    both(router, seen)
+    processor = await host.started(router, consume=False)
+    barrier = threading.Barrier(8)
+
+    def elsewhere(number: int) -> UUID:
+        barrier.wait(20)
+        published: Any = processor.publish(Happened(number), idempotency_key="order-7")
+        event_id: UUID = asyncio.run(published) if host.is_async else published
+        return event_id
+
+    with ThreadPoolExecutor(8) as pool:
+        loop = asyncio.get_running_loop()
+        ids = await asyncio.gather(*(loop.run_in_executor(pool, elsewhere, number) for number in range(8)))
+    assert len(set(ids)) == 1
+    assert (await host.run_until_idle(processor)).completed == 2
+
+
+async def test_an_idempotency_key_is_forgotten_after_its_window(host: Host, clock: FakeClock) -> None:
+    router, seen = EventRouter(), list[Any]()
+    both(router, seen)
+    processor = await host.started(router, consume=False, clock=clock, idempotency_window=timedelta(minutes=1))
+    for seconds in (0, 59, 1):
+        clock.advance(seconds)
+        await settled(processor.publish(Happened(seconds), idempotency_key="order-7"))
+    await host.run_until_idle(processor)
+    assert sorted(seen) == [("task", 0), ("task", 1), ("thread", 0), ("thread", 1)]
 
 
 async def test_events_of_a_key_run_in_order_with_many_slots(host: Host) -> None:
@@ -517,6 +554,19 @@ async def test_a_process_that_only_publishes_loses_nothing(host: Host) -> None:
     assert (await host.run_until_idle(worker)).completed == 2
 
 
+async def test_what_is_published_before_any_handler_was_known_is_kept_for_it(host: Host) -> None:
+    router, seen = EventRouter(), list[Any]()
+    both(router, seen)
+    web = await host.started(consume=False)
+    await settled(web.publish(Happened(1)))
+    worker = await host.started(router, consume=False)
+    assert (await host.run_until_idle(worker)).completed == 0
+    redriven = await settled(worker.dead_letters.redrive_all(reason=DeadReason.NO_SUBSCRIBER))
+    assert redriven == (1 if host.source.capabilities.is_durable else 0)
+    await host.run_until_idle(worker)
+    assert sorted(seen) == ([("task", 1), ("thread", 1)] if host.source.capabilities.is_durable else [])
+
+
 async def test_publishing_before_start_reaches_the_own_handlers(host: Host) -> None:
     router, seen = EventRouter(), list[Any]()
     both(router, seen)
@@ -590,7 +640,7 @@ async def test_a_raised_event_version_in_a_rolling_deploy(host: Host) -> None:
     class Moved:
         place: str
 
-    @event("tests.moved", version=2)
+    @event("tests.moved", version=3)
     @dataclass(frozen=True)
     class MovedTo:
         x: int
@@ -603,7 +653,11 @@ async def test_a_raised_event_version_in_a_rolling_deploy(host: Host) -> None:
     @new.upcast(MovedTo, from_version=1)
     def split(content: dict[str, Any]) -> dict[str, Any]:
         x, y = content["place"].split(",")
-        return {"x": int(x), "y": int(y)}
+        return {"x": x, "y": y}
+
+    @new.upcast(MovedTo, from_version=2)
+    def to_numbers(content: dict[str, Any]) -> dict[str, Any]:
+        return {name: int(value) for name, value in content.items()}
 
     old_one = await host.started(old, consume=False)
     await settled(old_one.publish(Moved("1,2")))

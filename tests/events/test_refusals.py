@@ -253,5 +253,7 @@ async def test_what_names_no_dead_letter_is_refused(host: Host) -> None:
 async def test_closing_a_processor_stops_it(host: Host) -> None:
     processor = await host.started(consume=False)
     await settled(processor.aclose() if host.is_async else processor.close())
-    with pytest.raises(ProcessorStateError):
+    with pytest.raises(ProcessorStateError, match="has been stopped"):
         await settled(processor.publish(Happened(1)))
+    with pytest.raises(ProcessorStateError, match="has been stopped"):
+        await settled(processor.publish_many([Happened(1)]))

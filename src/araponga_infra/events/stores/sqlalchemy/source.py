@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar, overload
 
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Dialect, Engine, MetaData
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
@@ -66,7 +66,7 @@ class SqlAlchemyEventStore(Generic[E]):
         self._engine: Engine | AsyncEngine = engine
         self._tables = EventTables(checked_schema(schema))
         self._notifier = Notifier(channel_of(schema), is_postgres=engine.dialect.name == "postgresql")
-        self._operations: dict[Clock | None, SqlOperations] = {}
+        self._operations: dict[tuple[Clock | None, str], SqlOperations] = {}
         self._lock = threading.Lock()
         install_outbox()
 
@@ -121,11 +121,11 @@ class SqlAlchemyEventStore(Generic[E]):
         clock: Clock | None = None,
         note: Callable[[int, Appended], None] | None = None,
     ) -> None:
-        self._refuse_other_database(session)
-        after_write = _AfterCommit(self._notifier, on_commit)
-        append_in(session, message, self._operations_for(clock).append_in, after_write, note)
+        operations = self._operations_for(clock, self._same_database(session).dialect)
+        append_in(session, message, operations.append_in, _AfterCommit(self._notifier, on_commit), note)
 
-    def _refuse_other_database(self, session: AnySession) -> None:
+    def _same_database(self, session: AnySession) -> Engine:
+        """The session's engine; its driver may be another one than the store's."""
         try:
             bind = sync_session(session).get_bind().engine
         except UnboundExecutionError:
@@ -138,12 +138,15 @@ class SqlAlchemyEventStore(Generic[E]):
                 "session is on another database than the event store, so that its COMMIT cannot write the event: "
                 "pass a session on the store's database, or use publish()"
             )
+        return bind
 
-    def _operations_for(self, clock: Clock | None) -> SqlOperations:
+    def _operations_for(self, clock: Clock | None, dialect: Dialect | None = None) -> SqlOperations:
+        """Statements are written for one driver."""
+        dialect = dialect or self._engine.dialect
         with self._lock:
-            if clock not in self._operations:
-                self._operations[clock] = SqlOperations(self._tables, self._engine.dialect, clock)
-            return self._operations[clock]
+            if (clock, dialect.driver) not in self._operations:
+                self._operations[clock, dialect.driver] = SqlOperations(self._tables, dialect, clock)
+            return self._operations[clock, dialect.driver]
 
     def __repr__(self) -> str:
         return f"SqlAlchemyEventStore({self._engine.url.render_as_string(hide_password=True)})"
