@@ -307,7 +307,8 @@ async def test_another_process_is_told_by_postgres(postgres_database: Any, call:
         BackgroundEventProcessor(SqlAlchemyEventStore(other), consume=False) as web,
     ):
         await eventually(lambda: worker._running is not None and worker._running._feed.is_dry)
-        for number in range(40):
+
+        async def publish(number: int) -> None:
             if call == "publish":
                 await asyncio.to_thread(web.publish, Happened(number))
             elif call == "publish_in":
@@ -315,7 +316,12 @@ async def test_another_process_is_told_by_postgres(postgres_database: Any, call:
             else:
                 async with AsyncSession(async_engine) as session, session.begin():
                     web.publish_in(session, Happened(number), idempotency_key=f"{number}", ordering_key="key")
+
+        for number in range(40):
+            await publish(number)
         await eventually(lambda: sorted(seen) == list(range(40)), seconds=10)
+        await publish(40)
+        await eventually(lambda: 40 in seen, seconds=10)
     engine.dispose()
     other.dispose()
     await async_engine.dispose()
