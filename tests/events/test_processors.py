@@ -632,6 +632,29 @@ async def test_a_renamed_handler_in_a_rolling_deploy(host: Host) -> None:
     assert sorted(seen) == ["added", "added", "new", "new", "old"]
 
 
+async def test_a_removed_handler_in_a_rolling_deploy(host: Host) -> None:
+    """What waits for it is kept as a dead letter, and an old instance that runs on breaks nothing."""
+    old, new, seen = EventRouter(), EventRouter(), list[str]()
+    for router, names in ((old, ("mail", "index")), (new, ("mail",))):
+        for name in names:
+            router.subscribe(Happened, name=name)(lambda happened, name=name: seen.append(f"{name} {happened.number}"))
+
+    old_one = await host.started(old, consume=False)
+    await settled(old_one.publish(Happened(1)))
+    new_one = await host.started(new, consume=False)
+    await settled(new_one.forget_handler("index"))
+    await settled(new_one.publish(Happened(2)))
+    await host.run_until_idle(new_one)
+    assert sorted(seen) == ["mail 1", "mail 2"]
+    (letter,) = (await settled(new_one.dead_letters.list())).items
+    assert (letter.handler, letter.reason) == ("index", DeadReason.HANDLER_GONE)
+    await settled(new_one.publish(Happened(3)))
+    await host.run_until_idle(old_one)
+    await settled(old_one.dead_letters.redrive(letter.id))
+    await host.run_until_idle(old_one)
+    assert sorted(seen) == ["index 1", "mail 1", "mail 2", "mail 3"]
+
+
 async def test_a_raised_event_version_in_a_rolling_deploy(host: Host) -> None:
     """Old and new instances publish and consume side by side: the new read both shapes, the old leave the new one."""
 
