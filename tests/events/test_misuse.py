@@ -129,8 +129,11 @@ async def test_a_handler_does_not_wait_for_room_that_only_handlers_make(host: Ho
 
     @router.subscribe(Happened, max_attempts=1)
     async def fans_out(happened: Happened) -> None:
-        try:
+        async def publish() -> None:
             await settled(processor.publish_many([Followed(number) for number in range(3)]))
+
+        try:
+            await (publish() if happened.number == 1 else asyncio.gather(publish()))
         except QueueFullError as error:
             caught.append(type(error))
 
@@ -138,6 +141,8 @@ async def test_a_handler_does_not_wait_for_room_that_only_handlers_make(host: Ho
     processor = await host.started(router, max_queued=3, when_full="wait", max_concurrency=1)
     await settled(processor.publish(Happened(1)))
     await eventually(lambda: caught == [QueueFullError])
+    await settled(processor.publish(Happened(2)))
+    await eventually(lambda: caught == [QueueFullError] * 2)
     await settled(processor.publish_many([Followed(number) for number in range(3)]))
     await eventually(lambda: is_empty(processor))
 

@@ -276,7 +276,7 @@ class AsyncBackgroundEventProcessor(Processor):
             try:
                 appended = await store.append(messages, capacity=self._capacity)
             except QueueFullError as full:
-                if not self._may_wait_for_room(full.needed) or self._is_inside():
+                if not self._may_wait_for_room(full.needed) or self._is_awaited_by_a_handler():
                     raise
                 await store.wait_for_room(full.needed, self._capacity or 0, ROOM_WAIT_SECONDS)
                 self._check_may_publish()
@@ -288,6 +288,9 @@ class AsyncBackgroundEventProcessor(Processor):
     def _is_inside(self) -> bool:
         """Whether the caller is one of the handlers that run in the background."""
         return self._running is not None and self._running.is_inside()
+
+    def _is_awaited_by_a_handler(self) -> bool:
+        return self._running is not None and self._running.is_awaited_by_a_handler()
 
     def _wake(self) -> None:
         running = self._running
@@ -548,6 +551,9 @@ class _Running:
 
     def is_inside(self) -> bool:
         return self._threads.has_current() or self._tasks.has_current()
+
+    def is_awaited_by_a_handler(self) -> bool:
+        return self._threads.has_current() or self._tasks.has_current_or_its_tasks()
 
     async def wait_until_idle(self, skip_delays: bool) -> Tally:
         tally = Tally(self._dispatch, self._processor._clock)

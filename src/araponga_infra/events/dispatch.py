@@ -452,6 +452,9 @@ class Dispatch:
             receipts = [job.receipt for job in jobs] + self._completed + [receipt for receipt, _ in self._settlements]
         return [delivery.id for held, delivery in receipts if held == owner]
 
+    def is_running(self, job: Job) -> bool:
+        return job in self._running
+
     def running(self) -> list[Job]:
         with self._lock:
             return list(self._running)

@@ -7,6 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["AsyncRunner", "Runner", "TaskSlots", "ThreadSlots"]
 
 _YIELD_AFTER = 32
 _logger = logging.getLogger("araponga_infra.events")
+_current: ContextVar[Job | None] = ContextVar("araponga_infra.events.job", default=None)
 InSession = Callable[[Receipt, Callable[[Any], Any]], Any]
 """Runs work in a transaction that also acknowledges its delivery; gives the work's result."""
 
@@ -84,6 +86,7 @@ class TaskSlots:
                     return
                 await self._rest()
                 continue
+            _current.set(job)
             await run(job, task)
             streak += 1
             if streak >= _YIELD_AFTER:
@@ -103,6 +106,11 @@ class TaskSlots:
             return asyncio.current_task() in self._tasks
         except RuntimeError:
             return False
+
+    def has_current_or_its_tasks(self) -> bool:
+        """Whether the caller is a handler in one of these slots, or a task that one has begun and may await."""
+        job = _current.get()
+        return job is not None and self._dispatch.is_running(job)
 
     def time_out(self, job: Job) -> None:
         """Cancel an overdue job; from any thread."""
