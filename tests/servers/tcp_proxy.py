@@ -33,6 +33,7 @@ _When = Literal["before_forward", "after_forward"]
 class _Mode(Enum):
     FORWARD = auto()
     BLACK_HOLE = auto()
+    STALL = auto()
 
 
 class _ConnectionCutError(Exception):
@@ -82,6 +83,7 @@ class TcpProxy:
         self._reserved = reserve_port("proxy")
         self._listener: socket.socket | None = None
         self._loop = asyncio.SelectorEventLoop()
+        self._flowing = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy-{self.port}", daemon=True)
         self._thread.start()
         self._command(self._forward_anew())
@@ -108,6 +110,10 @@ class TcpProxy:
         """Keep connections open and accept new ones, but swallow every byte both ways, until `restore`."""
         self._command(self._swallow())
 
+    def stall(self) -> None:
+        """Keep every byte, and new connections, until `restore`: as TCP does when a network heals that lost packets."""
+        self._command(self._hold())
+
     def delay(self, *, to_server: float = 0.0, to_client: float = 0.0) -> None:
         """Let bytes be on their way for that many seconds, per direction; calling it without arguments ends it."""
         self._command(self._set_delay(to_server, to_client))
@@ -127,9 +133,13 @@ class TcpProxy:
         self._command(self._add_cut(cut))
         return cut
 
-    def restore(self) -> None:
-        """Forward again: no delay, no waiting cut. Connections that lost bytes or are unanswered yet are reset."""
-        self._command(self._forward_anew())
+    def restore(self, *, silently: bool = False) -> None:
+        """Forward again: no delay, no waiting cut. Connections that lost bytes or are unanswered yet are reset.
+
+        Args:
+            silently: These stay open instead, and swallow what comes: as when a firewall has forgotten them.
+        """
+        self._command(self._forward_anew(silently=silently))
 
     def close(self) -> None:
         """Reset every connection and give the port back; safe to call twice.
@@ -167,17 +177,24 @@ class TcpProxy:
         self._mode = _Mode.BLACK_HOLE
         self._listen()
 
+    async def _hold(self) -> None:
+        self._mode = _Mode.STALL
+        self._flowing.clear()
+        self._listen()
+
     async def _set_delay(self, to_server: float, to_client: float) -> None:
         self._delay_to_server, self._delay_to_client = to_server, to_client
 
     async def _add_cut(self, cut: Cut) -> None:
         self._cuts.append(cut)
 
-    async def _forward_anew(self) -> None:
+    async def _forward_anew(self, *, silently: bool = False) -> None:
         self._mode = _Mode.FORWARD
+        self._flowing.set()
         self._delay_to_server = self._delay_to_client = 0.0
         self._cuts.clear()
-        await _cancel([task for task, connection in self._open.items() if connection.has_lost_bytes])
+        if not silently:
+            await _cancel([task for task, connection in self._open.items() if connection.has_lost_bytes])
         self._listen()
 
     def _listen(self) -> None:
@@ -239,6 +256,7 @@ class _Connection:
     async def _forward(self) -> None:
         if self.is_swallowing:
             await _for_ever()
+        await self.proxy._flowing.wait()
         await asyncio.get_running_loop().sock_connect(self.server, self.proxy.target)
         async with asyncio.TaskGroup() as group:
             for direction in (_ToServer(self, self.client, self.server), _ToClient(self, self.server, self.client)):
@@ -279,6 +297,7 @@ class _Direction:
         while data:
             due, data = await self._on_the_way.get()
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await self._proxy._flowing.wait()
             if not self._connection.is_swallowing:
                 await self.hand_over(data)
         if self._connection.has_lost_bytes:

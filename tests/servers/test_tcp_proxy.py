@@ -138,6 +138,38 @@ def test_after_a_black_hole_only_connections_that_lost_bytes_are_reset(proxy: Tc
         assert _echo(quiet) == b"ping"
 
 
+def test_connections_that_lost_bytes_can_stay_silent_for_ever(proxy: TcpProxy) -> None:
+    with _connect(proxy) as losing:
+        _echo(losing)
+        proxy.black_hole()
+        losing.sendall(b"lost")
+        wait_until(lambda: any(each.has_lost_bytes for each in proxy._open.values()), 5, "the bytes to be lost")
+        proxy.restore(silently=True)
+
+        losing.settimeout(0.1)
+        losing.sendall(b"lost as well")
+        with pytest.raises(TimeoutError):
+            losing.recv(1)
+        with _connect(proxy) as new:
+            assert _echo(new) == b"ping"
+
+
+def test_a_stall_keeps_bytes_and_connections_until_restored(proxy: TcpProxy) -> None:
+    with _connect(proxy) as old:
+        _echo(old)
+        proxy.stall()
+        with _connect(proxy) as new:
+            for client in (old, new):
+                client.settimeout(0.1)
+                client.sendall(b"late")
+                with pytest.raises(TimeoutError):
+                    client.recv(1)
+            proxy.restore()
+            for client in (old, new):
+                client.settimeout(5)
+                assert _receive(client, 4) == b"late"
+
+
 def test_a_black_hole_hides_from_the_server_that_a_client_went_away(
     proxy: TcpProxy, postgres_database: PostgresDatabase
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -45,11 +46,9 @@ from araponga_infra.transactions import AnySession
 __all__ = ["AsyncBackgroundEventProcessor"]
 
 T = TypeVar("T")
-_RETRY_STORE = Backoff(initial=0.05, maximum=0.5)
+_RETRY_STORE = Backoff(initial=0.05, maximum=0.25)
 _INLINE_LEASE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0
-_ANSWER_SECONDS = 3.0
-"""How long the store may take for an exchange before its connection is given up."""
 _logger = logging.getLogger("araponga_infra.events")
 
 
@@ -386,7 +385,6 @@ class _Running:
         self._failures = 0
         self._failing_since = 0.0
         self._refreshed_at = time.monotonic()
-        self._is_uncertain = False
 
     async def start(self) -> None:
         processor = self._processor
@@ -431,8 +429,7 @@ class _Running:
     async def _fetch(self) -> None:
         while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
             try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    step = await self._round()
+                step = await self._round()
             except Exception as error:
                 await self._note_failure(error)
                 continue
@@ -446,9 +443,9 @@ class _Running:
             await self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
     async def _round(self) -> Step:
-        if self._is_uncertain:
+        if self._feed.must_reconcile:
             await self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
-            self._is_uncertain = False
+            self._feed.reconciled()
         await self._refresh()
         step = self._feed.plan()
         try:
@@ -478,7 +475,8 @@ class _Running:
             self._dispatch.learn(await self._processor._register())
 
     async def _note_failure(self, error: Exception) -> None:
-        self._is_uncertain = True
+        self._feed.lose_touch()
+        self._refreshed_at = -math.inf
         self._failures += 1
         if self._failures == 1:
             self._failing_since = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +40,7 @@ from araponga_infra.transactions import AnySession
 
 __all__ = ["BackgroundEventProcessor"]
 
-_RETRY_STORE = Backoff(initial=0.05, maximum=0.5)
+_RETRY_STORE = Backoff(initial=0.05, maximum=0.25)
 _INLINE_LEASE_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0
 _logger = logging.getLogger("araponga_infra.events")
@@ -374,7 +375,6 @@ class _Running:
         self._failures = 0
         self._failing_since = 0.0
         self._refreshed_at = time.monotonic()
-        self._is_uncertain = False
 
     def start(self) -> None:
         processor = self._processor
@@ -432,9 +432,9 @@ class _Running:
             self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
     def _round(self) -> Step:
-        if self._is_uncertain:
+        if self._feed.must_reconcile:
             self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
-            self._is_uncertain = False
+            self._feed.reconciled()
         self._refresh()
         step = self._feed.plan()
         try:
@@ -464,7 +464,8 @@ class _Running:
             self._dispatch.learn(self._processor._register())
 
     def _note_failure(self, error: Exception) -> None:
-        self._is_uncertain = True
+        self._feed.lose_touch()
+        self._refreshed_at = -math.inf
         self._failures += 1
         if self._failures == 1:
             self._failing_since = time.monotonic()

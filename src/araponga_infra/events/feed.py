@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from araponga_infra.events.values import Exchange, Receipt, Want
 __all__ = ["Feed", "Step", "new_owner"]
 
 _RECHECK_SECONDS = 0.05
+_RECONCILE_SECONDS = 1.0
+_DOUBT_SECONDS = 60.0
+"""How long after a failure a claim that was given up may still reach the store."""
 _ALERT_SECONDS = 0.012
 _LOOK_AGAIN_SECONDS = 0.015
 
@@ -49,6 +53,8 @@ class Feed:
         self._next_due_seconds: float | None = None
         self._is_dry = False
         self._alert_until = 0.0
+        self._doubt_until = 0.0
+        self._reconcile_at = math.inf
         self.isolation: Isolation = Isolation(patience_seconds)
         self.owner: str = new_owner()
         self.is_draining = False
@@ -65,6 +71,23 @@ class Feed:
         completed, settlements = dispatch.outcome_batch()
         may_fetch = not self.is_draining and isolation.may_fetch(now)
         return Step(self.owner, completed, settlements, dispatch.wants() if may_fetch else [])
+
+    def lose_touch(self) -> None:
+        """The store failed: what it holds for this worker and what this worker holds may differ.
+
+        Not only by what was under way. What a network or a server has kept back is done later, a claim too, which
+        nobody would know of.
+        """
+        now = time.monotonic()
+        self._doubt_until, self._reconcile_at = now + _DOUBT_SECONDS, now
+
+    @property
+    def must_reconcile(self) -> bool:
+        return time.monotonic() >= self._reconcile_at
+
+    def reconciled(self) -> None:
+        now = time.monotonic()
+        self._reconcile_at = now + _RECONCILE_SECONDS if now < self._doubt_until else math.inf
 
     def restore(self, step: Step) -> None:
         self._dispatch.restore(step.completed, step.settlements)
@@ -93,6 +116,9 @@ class Feed:
         """How long to wait for a signal before looking again."""
         if step.is_alone:
             return 0.0
+        return min(self._rest_seconds(), max(0.0, self._reconcile_at - time.monotonic()))
+
+    def _rest_seconds(self) -> float:
         if time.monotonic() < self._alert_until:
             return _LOOK_AGAIN_SECONDS
         if self.isolation.has_suspects:

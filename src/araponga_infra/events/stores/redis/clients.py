@@ -1,6 +1,6 @@
-"""Clients of a processor's own, to the Redis that a host's client names: for threads that wait for nobody else.
+"""Clients of a processor's own, to the Redis that a host's client names: they wait neither for it nor for long.
 
-They are plain ones also where the host's is an asyncio one, since each belongs to a thread.
+Those of a thread are plain ones also where the host's is an asyncio one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
 import redis.cluster
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-__all__ = ["listening_client", "side_client"]
+from araponga_infra.events.patience import SHORTEST_SECONDS
 
-_ANSWER_SECONDS = 2.0
-_Sentinel: Any = redis.Sentinel
-_Cluster: Any = redis.RedisCluster
-_ClusterNode: Any = redis.cluster.ClusterNode
-_Redis: Any = redis.Redis
-_Pool: Any = redis.ConnectionPool
+__all__ = ["async_side_client", "clients_of", "listening_client", "side_client"]
+
 _PLACE = ("host", "port", "path", "db")
 _OPTIONS = (
     *_PLACE, "username", "password", "credential_provider", "client_name", "protocol", "encoding",
@@ -31,16 +29,27 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def side_client(client: Any) -> Any:
+class _Kind:
+    """Sync or asyncio: the classes of redis-py have the same names and arguments."""
+
+    def __init__(self, library: Any, retry: Any, node: Any) -> None:
+        self.library = library
+        self.retry = retry
+        self.node = node
+
+
+_SYNC = _Kind(redis, Retry, redis.cluster.ClusterNode)
+_ASYNC = _Kind(redis.asyncio, AsyncRetry, redis.asyncio.cluster.ClusterNode)
+
+
+def side_client(client: Any, answer_seconds: float = SHORTEST_SECONDS) -> Any:
     """To the same Redis, Sentinel's primary or cluster, with connections of its own that do not wait for long."""
-    if _is_cluster(client):
-        startup = [_ClusterNode(host, port) for host, port in _nodes_of(client)]
-        return _Cluster(startup_nodes=startup, **_cluster_options(client))
-    pool = client.connection_pool
-    manager = getattr(pool, "sentinel_manager", None)
-    if manager is not None:
-        return _of_sentinel(pool, manager)
-    return _client(_sync_class(pool.connection_class), **_options(pool.connection_kwargs), **_waiting())
+    return _side_client(_SYNC, client, answer_seconds)
+
+
+def async_side_client(client: Any, answer_seconds: float = SHORTEST_SECONDS) -> Any:
+    """The same for the event loop that it is made on."""
+    return _side_client(_ASYNC, client, answer_seconds)
 
 
 def listening_client(client: Any) -> Any:
@@ -50,27 +59,48 @@ def listening_client(client: Any) -> Any:
     host, port = random.choice(_nodes_of(client))  # noqa: S311 - to spread the load
     options = _cluster_options(client)
     kind = redis.SSLConnection if options.pop("ssl", False) else redis.Connection
-    return _client(kind, host=host, port=port, **options)
+    return _client(_SYNC, kind, host=host, port=port, **options, **_waiting(_SYNC, SHORTEST_SECONDS))
+
+
+def clients_of(client: Any) -> Sequence[Any]:
+    """What is to be closed with one that was made here: Sentinel is asked by clients of their own."""
+    if client is None:
+        return ()
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return (client,) if manager is None else (client, *manager.sentinels)
+
+
+def _side_client(kind: _Kind, client: Any, answer_seconds: float) -> Any:
+    waiting = _waiting(kind, answer_seconds)
+    if _is_cluster(client):
+        startup = [kind.node(host, port) for host, port in _nodes_of(client)]
+        return kind.library.RedisCluster(startup_nodes=startup, **_cluster_options(client), **waiting)
+    pool = client.connection_pool
+    manager = getattr(pool, "sentinel_manager", None)
+    if manager is not None:
+        return _of_sentinel(kind, pool, manager, waiting)
+    connection_class = _class_for(kind, pool.connection_class)
+    return _client(kind, connection_class, **_options(pool.connection_kwargs), **waiting)
 
 
 def _is_cluster(client: Any) -> bool:
     return isinstance(client, (redis.RedisCluster, redis.asyncio.RedisCluster))
 
 
-def _client(connection_class: type[Any], **options: Any) -> Any:
-    pool = _Pool(connection_class=connection_class, max_connections=2, **options)
-    return _Redis.from_pool(pool)
+def _client(kind: _Kind, connection_class: type[Any], **options: Any) -> Any:
+    pool = kind.library.ConnectionPool(connection_class=connection_class, max_connections=2, **options)
+    return kind.library.Redis.from_pool(pool)
 
 
-def _of_sentinel(pool: Any, manager: Any) -> Any:
+def _of_sentinel(kind: _Kind, pool: Any, manager: Any, waiting: dict[str, Any]) -> Any:
     asked = [_options(sentinel.connection_pool.connection_kwargs) for sentinel in manager.sentinels]
     addresses = [(each["host"], each["port"]) for each in asked]
     login = {name: value for name, value in asked[0].items() if name not in _PLACE}
     options = _options(pool.connection_kwargs)
     if "SSL" in pool.connection_class.__name__:
         options["ssl"] = True
-    own = _Sentinel(addresses, sentinel_kwargs={**login, **_waiting()})
-    return own.master_for(pool.service_name, **options, **_waiting())
+    own = kind.library.Sentinel(addresses, sentinel_kwargs={**login, **_waiting(kind, SHORTEST_SECONDS)})
+    return own.master_for(pool.service_name, **options, **waiting)
 
 
 def _cluster_options(client: Any) -> dict[str, Any]:
@@ -78,7 +108,7 @@ def _cluster_options(client: Any) -> dict[str, Any]:
     options = {name: value for name, value in _options(given).items() if name not in _PLACE}
     if "SSL" in getattr(given.get("connection_class"), "__name__", "") or given.get("ssl"):
         options["ssl"] = True
-    return {**options, **_waiting()}
+    return options
 
 
 def _nodes_of(client: Any) -> Sequence[tuple[str, int]]:
@@ -92,17 +122,19 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in _OPTIONS if given.get(name) is not None}
 
 
-def _waiting() -> dict[str, Any]:
+def _waiting(kind: _Kind, answer_seconds: float) -> dict[str, Any]:
     """Who calls tries again by itself, on a new connection."""
     return {
-        "socket_timeout": _ANSWER_SECONDS,
-        "socket_connect_timeout": _ANSWER_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": answer_seconds,
+        "socket_connect_timeout": SHORTEST_SECONDS,
+        "retry": kind.retry(NoBackoff(), 0),
     }
 
 
-def _sync_class(connection_class: type[Any]) -> type[Any]:
-    """The plain twin of an asyncio connection, which has its name; a plain class of the host's own is kept."""
-    if connection_class.__module__.startswith("redis.asyncio"):
-        return getattr(redis, connection_class.__name__, redis.Connection)
-    return connection_class
+def _class_for(kind: _Kind, connection_class: type[Any]) -> type[Any]:
+    """The twin of the same name where the host's is of the other kind; one of the host's own kind is kept."""
+    is_async = connection_class.__module__.startswith("redis.asyncio")
+    if is_async == (kind is _ASYNC):
+        return connection_class
+    twin: type[Any] = getattr(kind.library, connection_class.__name__, kind.library.Connection)
+    return twin

@@ -73,6 +73,7 @@ class RedisOperations:
         self.root: str = f"{{{namespace}}}:events"
         self._clock = clock
         self._handlers: tuple[str, ...] = ()
+        self._known: dict[str, Subscription] = {}
 
     def _now(self) -> str:
         return "" if self._clock is None else str(int(self._clock.now().timestamp() * 1000))
@@ -87,18 +88,28 @@ class RedisOperations:
         plan = plan_subscriptions(known.values(), wanted)
         keep = tuple(each for each in plan.keep if known.get(each.handler) != each)
         self._handlers = tuple({*known, *plan.names})
+        self._known = {name: each for name, each in known.items() if name not in plan.remove}
+        self._known.update({each.handler: each for each in keep})
         return SubscriptionPlan(keep, plan.remove, plan.names)
 
     def subscribe(self, plan: SubscriptionPlan) -> Call[None]:
-        kept = [(each.handler, each.event_name, _json(each)) for each in plan.keep]
-        return Call(script("subscribe"), (_json(kept), _json(plan.remove)), _ignore)
+        return self._subscribe(plan.keep, plan.remove, is_restoring=False)
+
+    def restore(self) -> Call[None]:
+        """Write all that is known of the subscriptions of any process, where Redis has lost its data."""
+        return self._subscribe(tuple(self._known.values()), (), is_restoring=True)
+
+    def _subscribe(self, keep: Sequence[Subscription], remove: Sequence[str], *, is_restoring: bool) -> Call[None]:
+        kept = [(each.handler, each.event_name, _json(each)) for each in keep]
+        return Call(script("subscribe"), (_json(kept), _json(remove), _flag(is_restoring)), _ignore)
 
     def forget(self, handler: str) -> Call[None]:
         return Call(script("forget"), (self._now(), handler), _ignore)
 
     # -- publishing
 
-    def append(self, messages: Sequence[Message]) -> Call[Appended]:
+    def append(self, messages: Sequence[Message], *, is_restored: bool = False) -> Call[Appended | None]:
+        """Answers None when Redis has lost the subscriptions: `restore` them first."""
         published_at = (self._clock or SYSTEM_CLOCK).now().timestamp()
         batch = [
             (
@@ -111,7 +122,15 @@ class RedisOperations:
             )
             for each in messages
         ]
-        return Call(script("append"), (self._now(), _json(batch)), lambda answer: Appended(*map(int, answer)))
+        known = 0 if is_restored else len(self._known)
+        return Call(script("append"), (self._now(), _json(batch), known), self._read_appended)
+
+    def _read_appended(self, answer: Sequence[Any]) -> Appended | None:
+        if int(answer[0]) < 0:
+            return None
+        if answer[3]:
+            self._known = {each.handler: each for each in _read_subscriptions(answer[3])}
+        return Appended(*map(int, answer[:3]))
 
     # -- processing
 

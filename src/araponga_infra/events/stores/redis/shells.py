@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from redis.exceptions import NoScriptError
 
+from araponga_infra.events.patience import SHORTEST_SECONDS
 from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
-from araponga_infra.events.stores.redis.clients import listening_client, side_client
+from araponga_infra.events.stores.redis.clients import clients_of, listening_client
+from araponga_infra.events.stores.redis.links import AsyncLink, Link
 from araponga_infra.events.stores.redis.operations import Call, RedisOperations
 from araponga_infra.events.values import (
     Appended,
@@ -34,37 +37,53 @@ T = TypeVar("T")
 CAPABILITIES = Capabilities(is_durable=True, ordering=False, transactions=False)
 _PURGE_BATCH = 500
 _TICK_SECONDS = 0.25
+_PROBE_SECONDS = 0.75
 _logger = logging.getLogger("araponga_infra.events")
 
 
 class RedisStore:
-    """For sync code. Thread-safe, as the client is."""
+    """For sync code. Thread-safe, as the client is.
+
+    A processor that consumes has its own calls on a link beside the host's client, from `listen` to `leave`.
+    """
 
     capabilities = CAPABILITIES
 
-    def __init__(self, client: Any, operations: RedisOperations) -> None:
+    def __init__(self, client: Any, operations: RedisOperations, link: Link | None = None) -> None:
         self._client = client
         self._operations = operations
+        self._link = link
 
     def _run(self, call: Call[T]) -> T:
+        return self._send(self._client, call)
+
+    def _run_own(self, call: Call[T]) -> T:
+        link = self._link
+        return self._run(call) if link is None else link.run(lambda client: self._send(client, call))
+
+    def _send(self, client: Any, call: Call[T]) -> T:
         root, script = self._operations.root, call.script
         try:
-            answer = self._client.evalsha(script.sha, 1, root, *call.arguments)
+            answer = client.evalsha(script.sha, 1, root, *call.arguments)
         except NoScriptError:
-            answer = self._client.eval(script.text, 1, root, *call.arguments)
+            answer = client.eval(script.text, 1, root, *call.arguments)
         return call.read(answer)
 
     def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        plan = self._operations.plan(self._run(self._operations.subscriptions()), subscriptions)
+        plan = self._operations.plan(self._run_own(self._operations.subscriptions()), subscriptions)
         if plan.keep or plan.remove:
-            self._run(self._operations.subscribe(plan))
+            self._run_own(self._operations.subscribe(plan))
         return plan.names
 
     def forget(self, handler: str) -> None:
         self._run(self._operations.forget(handler))
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
-        return self._run(self._operations.append(messages))
+        appended = self._run(self._operations.append(messages))
+        if appended is None:
+            self._run(self._operations.restore())
+            appended = self._run(self._operations.append(messages, is_restored=True))
+        return cast(Appended, appended)
 
     def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
@@ -78,31 +97,37 @@ class RedisStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
-        return self._run(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
+        return self._run_own(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
 
     def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
-        return self._run(self._operations.claim_alone(owner, handlers))
+        return self._run_own(self._operations.claim_alone(owner, handlers))
 
     def join(self, owner: str, lease_seconds: float) -> None:
-        self._run(self._operations.join(owner, lease_seconds))
+        self._run_own(self._operations.join(owner, lease_seconds))
 
     def reconcile(self, owner: str, held: Sequence[str]) -> int:
-        return self._run(self._operations.reconcile(owner, held, is_leaving=False))
+        return self._run_own(self._operations.reconcile(owner, held, is_leaving=False))
 
     def leave(self, owner: str) -> None:
-        self._run(self._operations.reconcile(owner, (), is_leaving=True))
+        try:
+            self._run_own(self._operations.reconcile(owner, (), is_leaving=True))
+        finally:
+            link, self._link = self._link, None
+            if link is not None:
+                link.close()
 
     def lease_keeper(self) -> LeaseKeeper:
-        return _RedisLeaseKeeper(RedisStore(side_client(self._client), self._operations))
+        return _RedisLeaseKeeper(self._client, self._operations)
 
     def listen(self, wake: Wake) -> WakeListener:
+        self._link = Link(self._client, self._operations.root)
         return _RedisListener(self._client, self._operations.root, wake)
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
-        return self._run(self._operations.beat(owner, lease_seconds))
+        return self._run_own(self._operations.beat(owner, lease_seconds))
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
-        return self._run(self._operations.reap(handlers))
+        return self._run_own(self._operations.reap(handlers))
 
     def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return self._run(self._operations.pending(handlers, ignore_due))
@@ -128,10 +153,6 @@ class RedisStore:
             purged += self.discard(old)
         return purged
 
-    def disconnect(self) -> None:
-        """Close a client that was made for this store."""
-        self._client.close()
-
     def close(self) -> None:
         """The client is the host's, and nothing else is held."""
 
@@ -144,26 +165,38 @@ class AsyncRedisStore:
     def __init__(self, client: Any, operations: RedisOperations) -> None:
         self._client = client
         self._operations = operations
+        self._link: AsyncLink | None = None
 
     async def _run(self, call: Call[T]) -> T:
+        return await self._send(self._client, call)
+
+    async def _run_own(self, call: Call[T]) -> T:
+        link = self._link
+        return await (self._run(call) if link is None else link.run(lambda client: self._send(client, call)))
+
+    async def _send(self, client: Any, call: Call[T]) -> T:
         root, script = self._operations.root, call.script
         try:
-            answer = await self._client.evalsha(script.sha, 1, root, *call.arguments)
+            answer = await client.evalsha(script.sha, 1, root, *call.arguments)
         except NoScriptError:
-            answer = await self._client.eval(script.text, 1, root, *call.arguments)
+            answer = await client.eval(script.text, 1, root, *call.arguments)
         return call.read(answer)
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        plan = self._operations.plan(await self._run(self._operations.subscriptions()), subscriptions)
+        plan = self._operations.plan(await self._run_own(self._operations.subscriptions()), subscriptions)
         if plan.keep or plan.remove:
-            await self._run(self._operations.subscribe(plan))
+            await self._run_own(self._operations.subscribe(plan))
         return plan.names
 
     async def forget(self, handler: str) -> None:
         await self._run(self._operations.forget(handler))
 
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
-        return await self._run(self._operations.append(messages))
+        appended = await self._run(self._operations.append(messages))
+        if appended is None:
+            await self._run(self._operations.restore())
+            appended = await self._run(self._operations.append(messages, is_restored=True))
+        return cast(Appended, appended)
 
     async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         """There is always room."""
@@ -177,24 +210,30 @@ class AsyncRedisStore:
         *,
         ignore_due: bool = False,
     ) -> Exchange:
-        return await self._run(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
+        return await self._run_own(self._operations.exchange(owner, completed, settlements, wants, ignore_due))
 
     async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
-        return await self._run(self._operations.claim_alone(owner, handlers))
+        return await self._run_own(self._operations.claim_alone(owner, handlers))
 
     async def join(self, owner: str, lease_seconds: float) -> None:
-        await self._run(self._operations.join(owner, lease_seconds))
+        await self._run_own(self._operations.join(owner, lease_seconds))
 
     async def reconcile(self, owner: str, held: Sequence[str]) -> int:
-        return await self._run(self._operations.reconcile(owner, held, is_leaving=False))
+        return await self._run_own(self._operations.reconcile(owner, held, is_leaving=False))
 
     async def leave(self, owner: str) -> None:
-        await self._run(self._operations.reconcile(owner, (), is_leaving=True))
+        try:
+            await self._run_own(self._operations.reconcile(owner, (), is_leaving=True))
+        finally:
+            link, self._link = self._link, None
+            if link is not None:
+                await link.close()
 
     def lease_keeper(self) -> LeaseKeeper:
-        return _RedisLeaseKeeper(RedisStore(side_client(self._client), self._operations))
+        return _RedisLeaseKeeper(self._client, self._operations)
 
     def listen(self, wake: Wake) -> WakeListener:
+        self._link = AsyncLink(self._client, self._operations.root)
         return _RedisListener(self._client, self._operations.root, wake)
 
     async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
@@ -228,8 +267,9 @@ class AsyncRedisStore:
 class _RedisLeaseKeeper:
     """Signs of life on connections of its own; for one thread."""
 
-    def __init__(self, store: RedisStore) -> None:
-        self._store = store
+    def __init__(self, client: Any, operations: RedisOperations) -> None:
+        self._link = Link(client, operations.root)
+        self._store = RedisStore(client, operations, self._link)
 
     def join(self, owner: str, lease_seconds: float) -> None:
         self._store.join(owner, lease_seconds)
@@ -241,7 +281,7 @@ class _RedisLeaseKeeper:
         return self._store.reap(handlers)
 
     def close(self) -> None:
-        self._store.disconnect()
+        self._link.close()
 
 
 class _RedisListener:
@@ -265,17 +305,31 @@ class _RedisListener:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            own: Any = None
             try:
-                with listening_client(self._client) as own:
-                    self._listen(own)
+                own = listening_client(self._client)
+                self._listen(own)
             except Exception as error:
                 _logger.warning("listening on the event store ended with %s; again", type(error).__name__)
                 self._stop.wait(_TICK_SECONDS)
+            finally:
+                for each in clients_of(own):
+                    each.close()
 
     def _listen(self, own: Any) -> None:
         with own.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(self._channel)
             self._wake()
+            asked_at, is_answered = time.monotonic(), True
             while not self._stop.is_set():
-                if channel.get_message(timeout=_TICK_SECONDS) is not None:
+                message = channel.get_message(timeout=_TICK_SECONDS)
+                if message is not None and message["type"] == "pong":
+                    is_answered = True
+                elif message is not None:
                     self._wake()
+                now = time.monotonic()
+                if not is_answered and now - asked_at >= SHORTEST_SECONDS:
+                    raise TimeoutError(f"Redis did not answer for {SHORTEST_SECONDS:g} s")
+                if is_answered and now - asked_at >= _PROBE_SECONDS:
+                    channel.ping()
+                    asked_at, is_answered = now, False

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from araponga_infra.errors import InvalidArgumentError
+from araponga_infra.events.stores.sqlalchemy.connecting import AsyncConnecting, Connecting
 
 __all__ = ["is_other_database", "refuse_private_memory", "side_engine"]
 
 
 def side_engine(engine: Engine) -> Engine:
-    """Connects as `engine` does, pool listeners included, with a pool of its own. Dispose of it after use."""
-    return Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
+    """Connects as `engine` does, pool listeners included, with a pool of its own. Dispose of it after use.
+
+    Where there is a network it does not wait for long to connect.
+    """
+    pool: Any = engine.pool.recreate()
+    side = Engine(pool, engine.dialect, engine.url, hide_parameters=True)
+    if engine.dialect.name == "postgresql":
+        connecting = (AsyncConnecting if engine.dialect.is_async else Connecting)(pool._invoke_creator)
+        pool._creator = connecting.connect
+        event.listen(side, "engine_disposed", connecting.close)
+    return side
 
 
 def refuse_private_memory(engine: Engine) -> None:

@@ -19,7 +19,9 @@ from typing import Any, cast
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from araponga_infra.events.patience import Patience
 from araponga_infra.events.protocols import Wake
+from araponga_infra.events.stores.sqlalchemy.watchdog import Watching
 
 __all__ = ["AsyncPostgresListener", "NoListener", "Notifier", "PostgresListener", "channel_of"]
 
@@ -27,6 +29,7 @@ QUIET_SECONDS = 0.01
 RIDING_SECONDS = 0.1
 _TICK_SECONDS = 0.25
 _RECONNECT_SECONDS = 0.25
+_PROBE_SECONDS = 0.75
 _LONGEST_CHANNEL = 63
 _CLOSE_SECONDS = 2.0
 _logger = logging.getLogger("araponga_infra.events")
@@ -109,9 +112,12 @@ class PostgresListener:
         engine: made for this listener, disposed of by it.
         channel: of LISTEN.
         wake: called from this thread.
+        watchdog: tells when the connection has died without a word.
     """
 
-    def __init__(self, engine: Engine, channel: str, wake: Wake) -> None:
+    def __init__(self, engine: Engine, channel: str, wake: Wake, watchdog: Watching) -> None:
+        self._watchdog = watchdog
+        self._patience = Patience()
         self._engine = engine
         self._channel = channel
         self._wake = wake
@@ -134,14 +140,22 @@ class PostgresListener:
     def _listen(self) -> None:
         try:
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.execute(text(f'LISTEN "{self._channel}"'))
+                self._ask(connection, f'LISTEN "{self._channel}"')
                 self._wake()
                 driver: Any = connection.connection.driver_connection
+                asked_at = time.monotonic()
                 while not self._stop.is_set():
                     if _wait_for_notify(driver):
                         self._wake()
+                    if time.monotonic() - asked_at >= _PROBE_SECONDS:
+                        self._ask(connection, "SELECT 1")
+                        asked_at = time.monotonic()
         finally:
             self._engine.dispose()
+
+    def _ask(self, connection: Connection, statement: str) -> None:
+        with self._watchdog.watch(connection, self._patience):
+            connection.exec_driver_sql(statement)
 
 
 class AsyncPostgresListener:
@@ -151,9 +165,12 @@ class AsyncPostgresListener:
         engine: made for this listener, disposed of by it.
         channel: of LISTEN.
         wake: called on the loop.
+        watchdog: tells when the connection has died without a word.
     """
 
-    def __init__(self, engine: AsyncEngine, channel: str, wake: Wake) -> None:
+    def __init__(self, engine: AsyncEngine, channel: str, wake: Wake, watchdog: Watching) -> None:
+        self._watchdog = watchdog
+        self._patience = Patience()
         self._engine = engine
         self._channel = channel
         self._wake = wake
@@ -183,30 +200,37 @@ class AsyncPostgresListener:
         try:
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.execute(text(f'LISTEN "{self._channel}"'))
+                await connection.run_sync(self._ask, f'LISTEN "{self._channel}"')
                 self._wake()
                 driver: Any = (await connection.get_raw_connection()).driver_connection
+                hear = self._hear_psycopg
                 if hasattr(driver, "add_listener"):
-                    await self._listen_asyncpg(driver)
-                else:
-                    await self._listen_psycopg(driver)
+                    with self._watchdog.watch(cast(Connection, connection.sync_connection), self._patience):
+                        await driver.add_listener(self._channel, self._heard)
+                    hear = self._hear_asyncpg
+                while True:
+                    await hear(driver)
+                    await connection.run_sync(self._ask, "SELECT 1")
         finally:
             await self._engine.dispose()
 
-    async def _listen_asyncpg(self, driver: Any) -> None:
-        def heard(*_: Any) -> None:
-            self._wake()
+    def _ask(self, connection: Connection, statement: str) -> None:
+        with self._watchdog.watch(connection, self._patience):
+            connection.exec_driver_sql(statement)
 
-        await driver.add_listener(self._channel, heard)
-        try:
-            while not driver.is_closed():  # noqa: ASYNC110 - the driver tells nobody
-                await asyncio.sleep(_TICK_SECONDS)
-        finally:
-            await driver.remove_listener(self._channel, heard)
-        raise ConnectionError("the connection was closed")
+    def _heard(self, *_: Any) -> None:
+        self._wake()
 
-    async def _listen_psycopg(self, driver: Any) -> None:
-        while True:
+    async def _hear_asyncpg(self, driver: Any) -> None:
+        deadline = time.monotonic() + _PROBE_SECONDS
+        while time.monotonic() < deadline:
+            await asyncio.sleep(_TICK_SECONDS)
+            if driver.is_closed():
+                raise ConnectionError("the connection was closed")
+
+    async def _hear_psycopg(self, driver: Any) -> None:
+        deadline = time.monotonic() + _PROBE_SECONDS
+        while time.monotonic() < deadline:
             async for _ in driver.notifies(timeout=_TICK_SECONDS, stop_after=1):
                 self._wake()
 

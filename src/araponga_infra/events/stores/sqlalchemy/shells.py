@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
+from araponga_infra.events.patience import LONGEST_SECONDS, Patience
 from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
 from araponga_infra.events.stores.sqlalchemy.engines import refuse_private_memory, side_engine
 from araponga_infra.events.stores.sqlalchemy.listening import (
@@ -23,7 +25,7 @@ from araponga_infra.events.stores.sqlalchemy.listening import (
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
 from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
-from araponga_infra.events.stores.sqlalchemy.watchdog import Watchdog
+from araponga_infra.events.stores.sqlalchemy.watchdog import AsyncWatchdog, Watchdog, Watching
 from araponga_infra.events.values import (
     Appended,
     Capabilities,
@@ -84,50 +86,84 @@ def _claim_if_committed(
     return operations.claim(connection, owner, wants, ignore_due) if _reads_committed(connection) else None
 
 
+class _Engines:
+    """One engine, as operations of several statements and those of one need it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.transactions = _transactional(engine)
+        self.statements = _statements_of(engine)
+
+
 class SqlStore:
-    """For sync code. Thread-safe; uses connections of the host's engine for the length of a call."""
+    """For sync code. Thread-safe; uses connections of the host's engine for the length of a call.
+
+    A processor that consumes has its own calls on a connection beside the host's pool, from `listen` to `leave`: it is
+    given up when it does not answer, whatever the host has configured, and no call waits behind broken ones.
+    """
 
     capabilities = CAPABILITIES
 
     def __init__(
-        self, engine: Engine, operations: SqlOperations, notifier: Notifier, watchdog: Watchdog | None = None
+        self, engine: Engine, operations: SqlOperations, notifier: Notifier, watchdog: Watching | None = None
     ) -> None:
         self._watchdog = watchdog or Watchdog()
+        self._patience = Patience()
         self._engine = engine
-        self._transactions = _transactional(engine)
-        self._statements = _statements_of(engine)
+        self._hosts = self._own = _Engines(engine)
+        self._side: Engine | None = None
         self._operations = operations
         self._notifier = notifier
 
     def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with naming_missing_tables(), self._transactions.begin() as connection:
+        with naming_missing_tables(), self._hosts.transactions.begin() as connection:
             begin_immediate(connection, self._operations.sql.workers)
             return operation(connection, *args, **kwargs)
 
     def _watched(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `_write`, for the processor's own: short, and not to wait for ever."""
+        with self._own_transaction(self._patience) as connection:
+            return operation(connection, *args, **kwargs)
+
+    @contextmanager
+    def _own_transaction(self, patience: Patience) -> Generator[Connection, None, None]:
         with (
             naming_missing_tables(),
-            self._transactions.connect() as connection,
-            self._watchdog.watch(connection),
+            self._own.transactions.connect() as connection,
+            self._watchdog.watch(connection, patience),
             connection.begin(),
         ):
             begin_immediate(connection, self._operations.sql.workers)
-            return operation(connection, *args, **kwargs)
+            yield connection
+
+    def _probe(self) -> None:
+        """Raises when the database is not back: a pooler may be, so that connecting does not tell."""
+        with self._own.statements.connect() as connection, self._watchdog.watch(connection, Patience()):
+            connection.exec_driver_sql("SELECT 1")
+
+    def _open_own(self) -> None:
+        self._side = side_engine(self._engine)
+        self._own = _Engines(self._side)
+        self._watchdog.start()
+
+    def _close_own(self) -> None:
+        if self._side is not None:
+            self._own, side, self._side = self._hosts, self._side, None
+            self._watchdog.close()
+            side.dispose()
 
     def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with naming_missing_tables(), self._transactions.begin() as connection:
+        with naming_missing_tables(), self._hosts.transactions.begin() as connection:
             return operation(connection, *args, **kwargs)
 
     def _append_at_once(self, messages: Sequence[Message]) -> Appended | None:
-        with naming_missing_tables(), self._statements.connect() as connection:
+        with naming_missing_tables(), self._hosts.statements.connect() as connection:
             return _append_and_tell(connection, self._operations, self._notifier, messages)
 
     def _claim_at_once(self, owner: str, wants: Sequence[Want], ignore_due: bool) -> Exchange | None:
         with (
             naming_missing_tables(),
-            self._statements.connect() as connection,
-            self._watchdog.watch(connection),
+            self._own.statements.connect() as connection,
+            self._watchdog.watch(connection, self._patience),
         ):
             return _claim_if_committed(connection, self._operations, owner, wants, ignore_due)
 
@@ -184,10 +220,14 @@ class SqlStore:
         self._watched(self._operations.join, owner, lease_seconds)
 
     def reconcile(self, owner: str, held: Sequence[str]) -> int:
+        self._probe()
         return self._watched(self._operations.reconcile, owner, held)
 
     def leave(self, owner: str) -> None:
-        self._watched(self._operations.leave, owner)
+        try:
+            self._watched(self._operations.leave, owner)
+        finally:
+            self._close_own()
 
     def lease_keeper(self) -> LeaseKeeper:
         refuse_private_memory(self._engine)
@@ -197,9 +237,8 @@ class SqlStore:
         refuse_private_memory(self._engine)
         if not self._operations.is_postgres:
             return NoListener()
-        return _WatchedListener(
-            self._watchdog, PostgresListener(side_engine(self._engine), self._notifier.channel, wake)
-        )
+        self._open_own()
+        return PostgresListener(side_engine(self._engine), self._notifier.channel, wake, self._watchdog)
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
         return self._watched(self._operations.beat, owner, lease_seconds)
@@ -208,7 +247,8 @@ class SqlStore:
         return self._watched(self._operations.reap, handlers)
 
     def sweep(self) -> None:
-        self._write(self._operations.sweep)
+        with self._own_transaction(Patience(LONGEST_SECONDS)) as connection:
+            self._operations.sweep(connection)
 
     def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return self._read(self._operations.pending, handlers, ignore_due)
@@ -251,20 +291,28 @@ class AsyncSqlStore:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, engine: AsyncEngine, operations: SqlOperations, notifier: Notifier) -> None:
+    def __init__(
+        self, engine: AsyncEngine, operations: SqlOperations, notifier: Notifier, watchdog: Watching | None = None
+    ) -> None:
+        self._watchdog = watchdog or AsyncWatchdog()
         self._engine = engine
         self._operations = operations
         self._notifier = notifier
-        self._plain = SqlStore(engine.sync_engine, operations, notifier)
+        self._plain = SqlStore(engine.sync_engine, operations, notifier, self._watchdog)
 
     async def _write(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await greenlet_spawn(lambda: self._plain._write(operation, *args, **kwargs))
+
+    async def _watched(
+        self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await greenlet_spawn(lambda: self._plain._watched(operation, *args, **kwargs))
 
     async def _read(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await greenlet_spawn(lambda: self._plain._read(operation, *args, **kwargs))
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        return await self._write(self._operations.register, subscriptions)
+        return await self._watched(self._operations.register, subscriptions)
 
     async def forget(self, handler: str) -> None:
         await self._write(self._operations.forget, handler)
@@ -287,7 +335,7 @@ class AsyncSqlStore:
         return await greenlet_spawn(self._plain.exchange, owner, completed, settlements, wants, ignore_due=ignore_due)
 
     async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
-        return await self._write(self._operations.claim_alone, owner, handlers)
+        return await self._watched(self._operations.claim_alone, owner, handlers)
 
     async def run_in_session(self, receipt: Receipt, work: Callable[[AsyncSession], Awaitable[object]]) -> object:
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
@@ -304,34 +352,35 @@ class AsyncSqlStore:
             return result
 
     async def join(self, owner: str, lease_seconds: float) -> None:
-        await self._write(self._operations.join, owner, lease_seconds)
+        await self._watched(self._operations.join, owner, lease_seconds)
 
     async def reconcile(self, owner: str, held: Sequence[str]) -> int:
-        return await self._write(self._operations.reconcile, owner, held)
+        return await greenlet_spawn(self._plain.reconcile, owner, held)
 
     async def leave(self, owner: str) -> None:
-        await self._write(self._operations.leave, owner)
+        await greenlet_spawn(self._plain.leave, owner)
 
     def lease_keeper(self) -> LeaseKeeper:
         refuse_private_memory(self._engine.sync_engine)
         engine = AsyncEngine(side_engine(self._engine.sync_engine))
-        return _AsyncSqlLeaseKeeper(AsyncSqlStore(engine, self._operations, self._notifier))
+        return _AsyncSqlLeaseKeeper(AsyncSqlStore(engine, self._operations, self._notifier, self._watchdog))
 
     def listen(self, wake: Wake) -> WakeListener:
         engine = self._engine.sync_engine
         refuse_private_memory(engine)
         if not self._operations.is_postgres:
             return NoListener()
-        return AsyncPostgresListener(AsyncEngine(side_engine(engine)), self._notifier.channel, wake)
+        self._plain._open_own()
+        return AsyncPostgresListener(AsyncEngine(side_engine(engine)), self._notifier.channel, wake, self._watchdog)
 
     async def beat(self, owner: str, lease_seconds: float) -> bool:
-        return await self._write(self._operations.beat, owner, lease_seconds)
+        return await self._watched(self._operations.beat, owner, lease_seconds)
 
     async def reap(self, handlers: Sequence[str]) -> Reaped:
-        return await self._write(self._operations.reap, handlers)
+        return await self._watched(self._operations.reap, handlers)
 
     async def sweep(self) -> None:
-        await self._write(self._operations.sweep)
+        await greenlet_spawn(self._plain.sweep)
 
     async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return await self._read(self._operations.pending, handlers, ignore_due)
@@ -360,19 +409,6 @@ class AsyncSqlStore:
 
     async def close(self) -> None:
         """The engine is the host's, and nothing else is held."""
-
-
-class _WatchedListener:
-    """A listener, and the watchdog that lives as long."""
-
-    def __init__(self, watchdog: Watchdog, listener: WakeListener) -> None:
-        self._watchdog = watchdog
-        self._listener = listener
-        watchdog.start()
-
-    def close(self) -> None:
-        self._listener.close()
-        self._watchdog.close()
 
 
 class _SqlLeaseKeeper:
@@ -410,12 +446,7 @@ class _AsyncSqlLeaseKeeper:
         self._runner.run(self._store.join(owner, lease_seconds))
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
-        return self._runner.run(self._bounded(self._store.beat(owner, lease_seconds), lease_seconds))
-
-    async def _bounded(self, work: Awaitable[T], lease_seconds: float) -> T:
-        """A sign of life that takes longer than the lease is none: better a new connection."""
-        async with asyncio.timeout(lease_seconds):
-            return await work
+        return self._runner.run(self._store.beat(owner, lease_seconds))
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
         self._reaps += 1

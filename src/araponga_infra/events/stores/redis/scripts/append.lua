@@ -1,5 +1,9 @@
--- ARGV: now, messages as JSON: {event, id, window, due, delay, envelope}. Returns deliveries, duplicates, unsubscribed.
-local now = milliseconds(ARGV[1])
+-- ARGV: now, messages as JSON: {event, id, window, due, delay, envelope}, how many subscriptions the caller knows.
+-- Returns deliveries, duplicates, unsubscribed, and the subscriptions {handler, subscription, ...} where they are more or
+-- fewer; or {-1} and writes nothing where there were some and Redis has lost its data.
+local now, known = milliseconds(ARGV[1]), tonumber(ARGV[3])
+local stored = redis.call('HLEN', root .. ':subscriptions')
+if known > 0 and stored == 0 and redis.call('EXISTS', root .. ':kept') == 0 then return { -1 } end
 local deliveries, duplicates, unsubscribed = 0, 0, 0
 for _, message in ipairs(cjson.decode(ARGV[2])) do
   local event, id, window, due, delay, envelope = unpack(message)
@@ -28,4 +32,5 @@ for _, message in ipairs(cjson.decode(ARGV[2])) do
   end
 end
 if deliveries > 0 then wake() end
-return { deliveries, duplicates, unsubscribed }
+local changed = stored ~= known and redis.call('HGETALL', root .. ':subscriptions') or {}
+return { deliveries, duplicates, unsubscribed, changed }

@@ -3,6 +3,7 @@
 --   <root>:later:<handler>, <root>:retry:<handler>   sorted sets by due time: "<attempts> <losses> <envelope>"
 --   <root>:route:<event>                             set of handlers
 --   <root>:subscriptions                             hash of handler to subscription
+--   <root>:kept                                      there since the first subscription, unless Redis lost its data
 --   <root>:workers                                   sorted set of owners by expiry
 --   <root>:dead, <root>:letter:<id>                  sorted set of ids; hash per dead letter
 local root = KEYS[1]

@@ -1,4 +1,6 @@
--- ARGV: kept as JSON: {handler, event, subscription}, removed handlers as JSON.
+-- ARGV: kept as JSON: {handler, event, subscription}, removed handlers as JSON, whether only where all was lost.
+if redis.call('EXISTS', root .. ':kept') == 1 and ARGV[3] == '1' then return 0 end
+redis.call('SET', root .. ':kept', '1')
 local function drop(handler)
   local stored = redis.call('HGET', root .. ':subscriptions', handler)
   if stored then redis.call('SREM', key('route', cjson.decode(stored).event_name), handler) end
