@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import redis
 
@@ -24,6 +25,11 @@ class Watcher:
     def execute(self, *command: str) -> object:
         with redis.Redis(port=self.port, protocol=2, socket_timeout=5) as client:
             return client.execute_command(*command)
+
+    def primary_port(self) -> int:
+        """Of the server that it names."""
+        _, port = cast(list[bytes], self.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"))
+        return int(port)
 
     def fail_over(self) -> None:
         """Promote the replica, once it is known."""

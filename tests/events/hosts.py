@@ -20,6 +20,10 @@ from araponga_infra.events import (
 
 HOSTS = tuple(f"{store}-{kind}" for store in ("memory", "sqlite", "postgres", "redis") for kind in ("sync", "async"))
 
+RESUMED_WITHIN_SECONDS = 2.0
+BUSY_SECONDS = 1.0
+"""What a machine under load may take on top."""
+
 
 @event("tests.happened", version=1)
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ async def eventually(is_true: Callable[[], Any], seconds: float = 20.0) -> None:
     while not await settled(is_true()):
         assert time.monotonic() < deadline, "it did not come true"
         await asyncio.sleep(0.01)
+
+
+async def resumed(is_true: Callable[[], Any]) -> None:
+    """From the moment on that the store is back."""
+    await eventually(is_true, seconds=RESUMED_WITHIN_SECONDS + BUSY_SECONDS)
 
 
 class Host:

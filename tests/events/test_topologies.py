@@ -10,11 +10,11 @@ import pytest
 import redis
 import redis.asyncio
 
-from araponga_infra.events import EventRouter, EventStoreSource, RedisStreamEventStore
+from araponga_infra.events import BackgroundEventProcessor, EventRouter, EventStoreSource, RedisStreamEventStore
 from araponga_infra.events.stores.redis.clients import side_client
 from araponga_infra.testing.events import EventStoreContract
 from tests.caching.sentinel import watched
-from tests.events.hosts import Happened, Host, eventually, settled
+from tests.events.hosts import Happened, Host, eventually, resumed, settled
 from tests.servers.redis_cluster import redis_cluster
 from tests.servers.redis_server import RedisServer
 
@@ -92,7 +92,7 @@ async def test_processors_share_a_cluster_hear_of_news_and_leave_the_hosts_clien
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_processing_goes_on_after_a_failover_by_sentinel(is_async: bool) -> None:
-    """The standby is promoted and the primary dies; without a restart of the processor."""
+    """The standby is promoted and the primary dies; without a restart of the processor, as soon as Sentinel says so."""
     seen: list[int] = []
     with watched() as (primary, replica, watcher):
         kind: Any = redis.asyncio.Sentinel if is_async else redis.Sentinel
@@ -106,16 +106,20 @@ async def test_processing_goes_on_after_a_failover_by_sentinel(is_async: bool) -
             watcher.fail_over()
             await eventually(lambda: is_primary(replica), seconds=30)
             primary.kill()
+            await eventually(lambda: watcher.primary_port() == replica.port, seconds=30)
+            with redis.Redis(port=replica.port) as near:
+                BackgroundEventProcessor(RedisStreamEventStore(near), consume=False).publish(Happened(2))
+            await resumed(lambda: 2 in seen)
 
             async def is_published() -> bool:
                 try:
-                    await settled(processor.publish(Happened(2)))
+                    await settled(processor.publish(Happened(3)))
                 except redis.RedisError:
                     return False
                 return True
 
             await eventually(is_published, seconds=30)
-            await eventually(lambda: 2 in seen, seconds=30)
+            await eventually(lambda: 3 in seen)
         for opened in (client, *manager.sentinels):
             await settled(opened.aclose() if is_async else opened.close())
 

@@ -95,6 +95,10 @@ class RedisOperations:
     def subscribe(self, plan: SubscriptionPlan) -> Call[None]:
         return self._subscribe(plan.keep, plan.remove, is_restoring=False)
 
+    def is_lost(self, stored: Sequence[Subscription]) -> bool:
+        """Whether there may be less than what other processes rely on: `restore` it, which knows for sure."""
+        return not stored and bool(self._known)
+
     def restore(self) -> Call[None]:
         """Write all that is known of the subscriptions of any process, where Redis has lost its data."""
         return self._subscribe(tuple(self._known.values()), (), is_restoring=True)

@@ -70,7 +70,11 @@ class RedisStore:
         return call.read(answer)
 
     def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        plan = self._operations.plan(self._run_own(self._operations.subscriptions()), subscriptions)
+        stored = self._run_own(self._operations.subscriptions())
+        if self._operations.is_lost(stored):
+            self._run_own(self._operations.restore())
+            stored = self._run_own(self._operations.subscriptions())
+        plan = self._operations.plan(stored, subscriptions)
         if plan.keep or plan.remove:
             self._run_own(self._operations.subscribe(plan))
         return plan.names
@@ -183,7 +187,11 @@ class AsyncRedisStore:
         return call.read(answer)
 
     async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        plan = self._operations.plan(await self._run_own(self._operations.subscriptions()), subscriptions)
+        stored = await self._run_own(self._operations.subscriptions())
+        if self._operations.is_lost(stored):
+            await self._run_own(self._operations.restore())
+            stored = await self._run_own(self._operations.subscriptions())
+        plan = self._operations.plan(stored, subscriptions)
         if plan.keep or plan.remove:
             await self._run_own(self._operations.subscribe(plan))
         return plan.names

@@ -122,6 +122,7 @@ class SqlStore:
     def _watched(self, operation: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `_write`, for the processor's own: short, and not to wait for ever."""
         with self._own_transaction(self._patience) as connection:
+            self._operations.hurry(connection)
             return operation(connection, *args, **kwargs)
 
     @contextmanager
@@ -198,7 +199,8 @@ class SqlStore:
             claimed = self._claim_at_once(owner, wants, ignore_due)
             if claimed is not None:
                 return claimed
-        return self._watched(self._operations.exchange, owner, completed, settlements, wants, ignore_due)
+        with self._own_transaction(self._patience) as connection:
+            return self._operations.exchange(connection, owner, completed, settlements, wants, ignore_due)
 
     def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
         return self._watched(self._operations.claim_alone, owner, handlers)
@@ -248,6 +250,7 @@ class SqlStore:
 
     def sweep(self) -> None:
         with self._own_transaction(Patience(LONGEST_SECONDS)) as connection:
+            self._operations.hurry(connection)
             self._operations.sweep(connection)
 
     def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:

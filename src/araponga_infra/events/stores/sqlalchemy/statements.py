@@ -24,6 +24,8 @@ _HELD_BY_OWNER = "owner = :owner AND state || '' = 'running'"
 run, and all that ran since the last vacuum would be looked at."""
 RELAX = "set_config('synchronous_commit', 'off', true)"
 """For the rest of the transaction, COMMIT does not wait for the disk."""
+HURRY = "set_config('idle_in_transaction_session_timeout', '1500', true)"
+"""The rest of the transaction is given up by the server, locks and all, when its client is silent for so long."""
 _CLAIMED = (
     "id, handler, event_id, name, version, payload, headers, published_at, attempts, losses, ordering_key, claims"
     ", due_at"
@@ -185,7 +187,8 @@ class PostgresStatements(Statements):
             "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM "
             "(SELECT DISTINCT key FROM unnest(CAST(:keys AS TEXT[])) AS key ORDER BY key) AS sorted"
         )
-        self.relax: Compiled = Compiled(f"SELECT {RELAX}", dialect)
+        self.hurry: Compiled = Compiled(f"SELECT {HURRY}", dialect)
+        self.relax: Compiled = Compiled(f"SELECT {RELAX}, {HURRY}", dialect)
         one_row = (
             f"INSERT INTO {self.deliveries} (handler, state, due_at, event_id, name, version, payload, headers, "
             f"published_at, ordering_key) VALUES (:handler, 'available', coalesce(CAST(:at AS BIGINT), "
