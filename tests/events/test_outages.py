@@ -192,6 +192,38 @@ async def test_what_is_claimed_after_it_was_given_up_is_given_back(patient: tupl
     await eventually(lambda: seen == [1])
 
 
+async def test_a_worker_that_lost_its_lease_in_an_outage_acknowledges_nothing_of_anothers(
+    patient: tuple[Host, Any, Any],
+) -> None:
+    host, proxy, publisher = patient
+    gates = threading.Event(), threading.Event()
+    runs, records = list[int](), Records()
+
+    def router_of(number: int) -> EventRouter:
+        router = EventRouter()
+
+        @router.subscribe(Happened)
+        def slow(_: Happened) -> None:
+            runs.append(number)
+            gates[number].wait(30)
+
+        return router
+
+    await host.started(router_of(0), poll_interval=0.1, lease=0.5, observer=records)
+    publisher.publish(Happened(1))
+    await eventually(lambda: runs == [0])
+    proxy.black_hole()
+    with BackgroundEventProcessor(publisher._source, routers=[router_of(1)], poll_interval=0.1, lease=0.5):
+        await eventually(lambda: runs == [0, 1])
+        proxy.restore(silently=True)
+        gates[0].set()
+        await eventually(lambda: "events.fenced" in records.names)
+        assert publisher.stats().running == 1
+        gates[1].set()
+        await eventually(lambda: is_empty(publisher))
+    assert runs == [0, 1]
+
+
 async def test_a_worker_stops_while_its_store_is_silent(patient: tuple[Host, Any, Any]) -> None:
     host, proxy, _ = patient
     records = Records()
@@ -384,6 +416,36 @@ async def test_publishing_says_that_the_store_is_away(far: tuple[Host, Any]) -> 
     with pytest.raises(Exception, match=r".") as caught:
         await settled(processor.publish(Happened(1)))
     assert not isinstance(caught.value, AssertionError)
+
+
+@pytest.mark.parametrize("store", ["redis", "redis-async", "postgres-async"])
+async def test_publishing_into_a_black_hole_ends_by_the_limits_of_the_hosts_driver(
+    store: str, request: pytest.FixtureRequest, tcp_proxy: Any
+) -> None:
+    is_async = "async" in store
+    if "redis" in store:
+        server = request.getfixturevalue("redis_server")
+        server.flush()
+        proxy = tcp_proxy(server.port)
+        kind_of_client: Any = redis.asyncio.Redis if is_async else redis.Redis
+        client: Any = kind_of_client.from_url(server.url(port=proxy.port), socket_timeout=0.5)
+        source: Any = RedisStreamEventStore(client)
+        end, errors = (client.aclose if is_async else client.close), redis.TimeoutError
+    else:
+        database = request.getfixturevalue("postgres_database")
+        proxy = tcp_proxy(database.server.port)
+        limits = {"timeout": 0.5, "command_timeout": 0.5}
+        client = create_async_engine(database.url("asyncpg", port=proxy.port), connect_args=limits)
+        source, end, errors = SqlAlchemyEventStore(client), client.dispose, TimeoutError
+        await source.create_schema()
+    async with AsyncExitStack() as stack:
+        host = Host(source, is_async=is_async, engine=None, stack=stack)
+        processor = await host.started(noting([]), consume=False)
+        proxy.black_hole()
+        with pytest.raises(errors):
+            await settled(processor.publish(Happened(1)))
+        proxy.restore()
+    await settled(end())
 
 
 async def test_handlers_that_run_through_an_outage_are_acknowledged_after_it(far: tuple[Host, Any]) -> None:
