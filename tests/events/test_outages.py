@@ -423,6 +423,7 @@ async def test_publishing_into_a_black_hole_ends_by_the_limits_of_the_hosts_driv
     store: str, request: pytest.FixtureRequest, tcp_proxy: Any
 ) -> None:
     is_async = "async" in store
+    errors: type[Exception] = TimeoutError
     if "redis" in store:
         server = request.getfixturevalue("redis_server")
         server.flush()
@@ -436,7 +437,7 @@ async def test_publishing_into_a_black_hole_ends_by_the_limits_of_the_hosts_driv
         proxy = tcp_proxy(database.server.port)
         limits = {"timeout": 0.5, "command_timeout": 0.5}
         client = create_async_engine(database.url("asyncpg", port=proxy.port), connect_args=limits)
-        source, end, errors = SqlAlchemyEventStore(client), client.dispose, TimeoutError
+        source, end = SqlAlchemyEventStore(client), client.dispose
         await source.create_schema()
     async with AsyncExitStack() as stack:
         host = Host(source, is_async=is_async, engine=None, stack=stack)
