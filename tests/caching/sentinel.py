@@ -31,6 +31,16 @@ class Watcher:
         _, port = cast(list[bytes], self.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"))
         return int(port)
 
+    def wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.execute("PING")
+                return
+            except redis.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
     def fail_over(self) -> None:
         """Promote the replica, once it is known."""
         deadline = time.monotonic() + 30
@@ -62,7 +72,9 @@ def watched() -> Iterator[tuple[RedisServer, RedisServer, Watcher]]:
             [str(find_redis_server()), str(configuration), "--sentinel"], stdout=subprocess.DEVNULL
         )
         try:
-            yield primary, replica, Watcher(port)
+            watcher = Watcher(port)
+            watcher.wait_until_it_answers()
+            yield primary, replica, watcher
         finally:
             process.kill()
             process.wait()
