@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,16 +11,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from uuid import UUID
 
-from araponga_infra.backoff import Backoff
 from araponga_infra.clock import Duration, to_seconds
-from araponga_infra.events.dispatch import Dispatch, Job, SlotKind
+from araponga_infra.events.dispatch import Dispatch, SlotKind
 from araponga_infra.events.errors import QueueFullError
-from araponga_infra.events.feed import Feed, Step, new_owner
+from araponga_infra.events.feed import Step, new_owner
 from araponga_infra.events.inline import Tally, inline_wants
 from araponga_infra.events.letters import AsyncDeadLetters
 from araponga_infra.events.processor import (
-    LINGER_SECONDS,
-    REFRESH_SECONDS,
     ROOM_WAIT_SECONDS,
     Phase,
     Processor,
@@ -32,23 +28,18 @@ from araponga_infra.events.processor import (
 from araponga_infra.events.protocols import (
     AsyncEventStore,
     AsyncTransactionalStore,
-    LeaseKeeper,
     Settlement,
-    WakeListener,
 )
-from araponga_infra.events.pulse import Pulse
-from araponga_infra.events.records import DeliveriesFenced, LeaseRenewed, StoreRecovered, StoreUnavailable
 from araponga_infra.events.signals import AsyncSignal
 from araponga_infra.events.slots import AsyncRunner, Runner, TaskSlots, ThreadSlots
 from araponga_infra.events.values import EventStats, Message, Receipt, RunReport
+from araponga_infra.events.worker import LINGER_SECONDS, SETTLE_SECONDS, Worker
 from araponga_infra.transactions import AnySession
 
 __all__ = ["AsyncBackgroundEventProcessor"]
 
 T = TypeVar("T")
-_RETRY_STORE = Backoff(initial=0.05, maximum=0.25)
 _INLINE_LEASE_SECONDS = 60.0
-_SETTLE_SECONDS = 1.0
 _logger = logging.getLogger("araponga_infra.events")
 
 
@@ -359,94 +350,52 @@ def _in_session(store: AsyncEventStore) -> Callable[[Receipt, Callable[[Any], An
     return cast(AsyncTransactionalStore, store).run_in_session if store.capabilities.transactions else None
 
 
-class _Running:
+class _Running(Worker[AsyncSignal]):
     """The tasks and threads of a consuming processor, from start to stop."""
 
     def __init__(
         self, processor: AsyncBackgroundEventProcessor, store: AsyncEventStore, names: Mapping[str, str]
     ) -> None:
+        super().__init__(processor, names, AsyncSignal())
         self._processor = processor
         self._store = store
-        self._report = processor._report
-        self._dispatch = processor._new_dispatch()
-        self._dispatch.learn(names)
-        self._feed: Feed = processor._new_feed(self._dispatch)
-        self.signal = AsyncSignal()
         size = processor._max_concurrency
         self._tasks = TaskSlots(self._dispatch, size, processor._async_runner(self._dispatch, store))
         self._threads = ThreadSlots(self._dispatch, size, processor._runner(self._dispatch), self._report)
-        self._dispatch.on_ready = self._notify
-        self._dispatch.on_settled = self.signal.set
-        self._pulse: Pulse | None = None
-        self._listener: WakeListener | None = None
         self._fetcher: asyncio.Task[None] | None = None
-        self._is_stopping = False
-        self._ignore_due = False
-        self._failures = 0
-        self._failing_since = 0.0
-        self._refreshed_at = time.monotonic()
+
+    def _slots_of(self, kind: SlotKind) -> ThreadSlots | TaskSlots:
+        return self._threads if kind is SlotKind.THREAD else self._tasks
 
     async def start(self) -> None:
-        processor = self._processor
-        await self._store.join(self._feed.owner, processor._lease_seconds)
+        await self._store.join(self._feed.owner, self._lease_seconds)
         self._listener = self._store.listen(self._hear)
-        self._pulse = Pulse(
-            self._open_keeper, self._dispatch, owner=self._feed.owner, lease_seconds=processor._lease_seconds,
-            on_lost=self._renew, on_reaped=self._note_reaped, on_overdue=self._time_out,
-            names=lambda: self._dispatch.names,
-        )  # fmt: skip
         self._tasks.start()
-        self._pulse.start()
+        self._start_pulse(self._store.lease_keeper)
         self._fetcher = asyncio.create_task(self._fetch(), name="araponga-events-fetch")
-
-    def _hear(self) -> None:
-        self._feed.alert()
-        self.signal.set()
-
-    def _open_keeper(self) -> LeaseKeeper:
-        return self._store.lease_keeper()
-
-    def _notify(self, kind: SlotKind) -> None:
-        (self._threads if kind is SlotKind.THREAD else self._tasks).notify()
-
-    def _note_reaped(self, reaped: Any) -> None:
-        self._processor._note_reaped(self._feed, reaped)
-        if reaped.rescued or reaped.has_suspects:
-            self.signal.set()
-
-    def _renew(self, owner: str) -> None:
-        self._feed.owner = owner
-        self._dispatch.drop_buffered()
-        if self._report is not None:
-            self._report(LeaseRenewed())
-        self.signal.set()
-
-    def _time_out(self, job: Job) -> None:
-        (self._threads if job.plan.kind is SlotKind.THREAD else self._tasks).time_out(job)
 
     # -- fetching
 
     async def _fetch(self) -> None:
-        while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
+        while not self._is_done:
             try:
                 step = await self._round()
             except Exception as error:
-                await self._note_failure(error)
+                await asyncio.sleep(self._note_failure(error))
                 continue
             self._note_recovery()
-            wants_more = bool(self._dispatch.wants())
-            if wants_more and step.wants and not self._feed.is_dry:
+            rest_seconds = self._rest_seconds(step)
+            if rest_seconds is not None:
+                await self.signal.wait(rest_seconds, LINGER_SECONDS)
+            else:
                 await asyncio.sleep(0)
-                continue
-            if not wants_more:
-                self.signal.relax()
-            await self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
 
     async def _round(self) -> Step:
         if self._feed.must_reconcile:
             await self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
             self._feed.reconciled()
-        await self._refresh()
+        if self._is_time_to_refresh():
+            self._dispatch.learn(await self._processor._register())
         step = self._feed.plan()
         try:
             if step.is_needed:
@@ -463,36 +412,7 @@ class _Running:
             exchange = await self._store.exchange(
                 step.owner, step.completed, step.settlements, step.wants, ignore_due=self._ignore_due
             )
-        self._feed.took(step, exchange)
-        if exchange.fenced and self._report is not None:
-            self._report(DeliveriesFenced(exchange.fenced))
-
-    async def _refresh(self) -> None:
-        """Learn now and then what other processes have renamed."""
-        now = time.monotonic()
-        if now - self._refreshed_at >= REFRESH_SECONDS and not self._is_stopping:
-            self._refreshed_at = now
-            self._dispatch.learn(await self._processor._register())
-
-    async def _note_failure(self, error: Exception) -> None:
-        self._feed.lose_touch()
-        self._refreshed_at = -math.inf
-        self._failures += 1
-        if self._failures == 1:
-            self._failing_since = time.monotonic()
-            _logger.warning("the event store does not answer (%s); trying on", type(error).__name__)
-            if self._report is not None:
-                self._report(StoreUnavailable(type(error).__name__))
-        await asyncio.sleep(_RETRY_STORE.delay(self._failures))
-
-    def _note_recovery(self) -> None:
-        if not self._failures:
-            return
-        self._failures = 0
-        seconds = time.monotonic() - self._failing_since
-        _logger.warning("the event store answers again after %.1f s", seconds)
-        if self._report is not None:
-            self._report(StoreRecovered(seconds))
+        self._took(step, exchange)
 
     # -- stopping
 
@@ -511,14 +431,14 @@ class _Running:
         self._dispatch.give_back_buffered()
         await self._wait_for_handlers(deadline)
         self._dispatch.give_back_buffered()
-        await self._tasks.close(_SETTLE_SECONDS)
-        await asyncio.to_thread(self._threads.close, 0.0 if self._dispatch.is_idle else _SETTLE_SECONDS)
+        await self._tasks.close(SETTLE_SECONDS)
+        await asyncio.to_thread(self._threads.close, 0.0 if self._dispatch.is_idle else SETTLE_SECONDS)
 
     async def _flush(self, deadline: float) -> None:
         self._is_stopping = True
         self.signal.set()
         if self._fetcher is not None:
-            await asyncio.wait([self._fetcher], timeout=max(_SETTLE_SECONDS, deadline - time.monotonic()))
+            await asyncio.wait([self._fetcher], timeout=max(SETTLE_SECONDS, deadline - time.monotonic()))
 
     async def _wait_for_handlers(self, deadline: float) -> None:
         """Look now and then; what is waited for is partly other threads' work, which tells nobody."""
@@ -539,16 +459,7 @@ class _Running:
         try:
             await self._store.leave(self._feed.owner)
         except Exception as error:
-            _logger.warning("leaving the event store failed (%s): the lease will run out", type(error).__name__)
-
-    def _close_threads(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        if self._pulse is not None:
-            self._pulse.close()
-
-    def is_inside(self) -> bool:
-        return self._threads.has_current() or self._tasks.has_current()
+            self._note_not_left(error)
 
     def is_awaited_by_a_handler(self) -> bool:
         return self._threads.has_current() or self._tasks.has_current_or_its_tasks()
@@ -567,7 +478,7 @@ class _Running:
     async def _is_idle(self, skip_delays: bool) -> bool:
         if await self._store.pending(self._dispatch.names, ignore_due=skip_delays):
             return False
-        return self._dispatch.is_idle and self._dispatch.is_flushed
+        return self._has_settled
 
 
 async def _run_inline(

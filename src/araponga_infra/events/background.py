@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,16 +12,13 @@ from types import TracebackType
 from typing import Any, Self, cast
 from uuid import UUID
 
-from araponga_infra.backoff import Backoff
 from araponga_infra.clock import Duration, to_seconds
 from araponga_infra.events.dispatch import Dispatch, Job, SlotKind
 from araponga_infra.events.errors import ProcessorStateError, QueueFullError
-from araponga_infra.events.feed import Feed, Step, new_owner
+from araponga_infra.events.feed import Step, new_owner
 from araponga_infra.events.inline import Tally, inline_wants
 from araponga_infra.events.letters import DeadLetters
 from araponga_infra.events.processor import (
-    LINGER_SECONDS,
-    REFRESH_SECONDS,
     ROOM_WAIT_SECONDS,
     Phase,
     Processor,
@@ -30,19 +26,16 @@ from araponga_infra.events.processor import (
     existing_handler,
     refuse_waiting,
 )
-from araponga_infra.events.protocols import EventStore, LeaseKeeper, Settlement, TransactionalStore, WakeListener
-from araponga_infra.events.pulse import Pulse
-from araponga_infra.events.records import DeliveriesFenced, LeaseRenewed, StoreRecovered, StoreUnavailable
+from araponga_infra.events.protocols import EventStore, Settlement, TransactionalStore
 from araponga_infra.events.signals import Signal
 from araponga_infra.events.slots import AsyncRunner, Runner, TaskSlots, ThreadSlots
 from araponga_infra.events.values import EventStats, Message, Receipt, RunReport
+from araponga_infra.events.worker import LINGER_SECONDS, SETTLE_SECONDS, Worker
 from araponga_infra.transactions import AnySession
 
 __all__ = ["BackgroundEventProcessor"]
 
-_RETRY_STORE = Backoff(initial=0.05, maximum=0.25)
 _INLINE_LEASE_SECONDS = 60.0
-_SETTLE_SECONDS = 1.0
 _logger = logging.getLogger("araponga_infra.events")
 
 
@@ -350,92 +343,49 @@ def _in_session(store: EventStore) -> Callable[[Receipt, Callable[[Any], Any]], 
     return cast(TransactionalStore, store).run_in_session if store.capabilities.transactions else None
 
 
-class _Running:
+class _Running(Worker[Signal]):
     """The threads of a consuming processor, from start to stop."""
 
     def __init__(self, processor: BackgroundEventProcessor, store: EventStore, names: Mapping[str, str]) -> None:
+        super().__init__(processor, names, Signal())
         self._processor = processor
         self._store = store
-        self._report = processor._report
-        self._dispatch = processor._new_dispatch()
-        self._dispatch.learn(names)
-        self._feed: Feed = processor._new_feed(self._dispatch)
-        self.signal = Signal()
         self._threads = ThreadSlots(
             self._dispatch, processor._max_concurrency, processor._runner(self._dispatch, store), self._report
         )
         self._loop = _LoopThread(self._dispatch, processor._max_concurrency, processor._async_runner(self._dispatch))
-        self._dispatch.on_ready = self._notify
-        self._dispatch.on_settled = self.signal.set
-        self._pulse: Pulse | None = None
-        self._listener: WakeListener | None = None
         self._fetcher = threading.Thread(target=self._fetch, name="araponga-events-fetch", daemon=True)
-        self._is_stopping = False
-        self._ignore_due = False
-        self._failures = 0
-        self._failing_since = 0.0
-        self._refreshed_at = time.monotonic()
+
+    def _slots_of(self, kind: SlotKind) -> ThreadSlots | _LoopThread:
+        return self._threads if kind is SlotKind.THREAD else self._loop
 
     def start(self) -> None:
-        processor = self._processor
-        self._store.join(self._feed.owner, processor._lease_seconds)
+        self._store.join(self._feed.owner, self._lease_seconds)
         self._listener = self._store.listen(self._hear)
-        self._pulse = Pulse(
-            self._open_keeper, self._dispatch, owner=self._feed.owner, lease_seconds=processor._lease_seconds,
-            on_lost=self._renew, on_reaped=self._note_reaped, on_overdue=self._time_out,
-            names=lambda: self._dispatch.names,
-        )  # fmt: skip
         self._loop.start_if_needed()
-        self._pulse.start()
+        self._start_pulse(self._store.lease_keeper)
         self._fetcher.start()
-
-    def _hear(self) -> None:
-        self._feed.alert()
-        self.signal.set()
-
-    def _open_keeper(self) -> LeaseKeeper:
-        return self._store.lease_keeper()
-
-    def _notify(self, kind: SlotKind) -> None:
-        (self._threads if kind is SlotKind.THREAD else self._loop).notify()
-
-    def _note_reaped(self, reaped: Any) -> None:
-        self._processor._note_reaped(self._feed, reaped)
-        if reaped.rescued or reaped.has_suspects:
-            self.signal.set()
-
-    def _renew(self, owner: str) -> None:
-        self._feed.owner = owner
-        self._dispatch.drop_buffered()
-        if self._report is not None:
-            self._report(LeaseRenewed())
-        self.signal.set()
-
-    def _time_out(self, job: Job) -> None:
-        (self._threads if job.plan.kind is SlotKind.THREAD else self._loop).time_out(job)
 
     # -- fetching
 
     def _fetch(self) -> None:
-        while not (self._is_stopping and self._dispatch.is_idle and self._dispatch.is_flushed):
+        while not self._is_done:
             try:
                 step = self._round()
             except Exception as error:
-                self._note_failure(error)
+                time.sleep(self._note_failure(error))
                 continue
             self._note_recovery()
-            wants_more = bool(self._dispatch.wants())
-            if wants_more and step.wants and not self._feed.is_dry:
-                continue
-            if not wants_more:
-                self.signal.relax()
-            self.signal.wait(self._feed.rest_seconds(step), LINGER_SECONDS)
+            rest_seconds = self._rest_seconds(step)
+            if rest_seconds is not None:
+                self.signal.wait(rest_seconds, LINGER_SECONDS)
 
     def _round(self) -> Step:
         if self._feed.must_reconcile:
             self._store.reconcile(self._feed.owner, self._dispatch.held_by(self._feed.owner))
             self._feed.reconciled()
-        self._refresh()
+        if self._is_time_to_refresh():
+            self._dispatch.learn(self._processor._register())
         step = self._feed.plan()
         try:
             if step.is_needed:
@@ -452,36 +402,7 @@ class _Running:
             exchange = self._store.exchange(
                 step.owner, step.completed, step.settlements, step.wants, ignore_due=self._ignore_due
             )
-        self._feed.took(step, exchange)
-        if exchange.fenced and self._report is not None:
-            self._report(DeliveriesFenced(exchange.fenced))
-
-    def _refresh(self) -> None:
-        """Learn now and then what other processes have renamed."""
-        now = time.monotonic()
-        if now - self._refreshed_at >= REFRESH_SECONDS and not self._is_stopping:
-            self._refreshed_at = now
-            self._dispatch.learn(self._processor._register())
-
-    def _note_failure(self, error: Exception) -> None:
-        self._feed.lose_touch()
-        self._refreshed_at = -math.inf
-        self._failures += 1
-        if self._failures == 1:
-            self._failing_since = time.monotonic()
-            _logger.warning("the event store does not answer (%s); trying on", type(error).__name__)
-            if self._report is not None:
-                self._report(StoreUnavailable(type(error).__name__))
-        time.sleep(_RETRY_STORE.delay(self._failures))
-
-    def _note_recovery(self) -> None:
-        if not self._failures:
-            return
-        self._failures = 0
-        seconds = time.monotonic() - self._failing_since
-        _logger.warning("the event store answers again after %.1f s", seconds)
-        if self._report is not None:
-            self._report(StoreRecovered(seconds))
+        self._took(step, exchange)
 
     # -- stopping
 
@@ -492,7 +413,7 @@ class _Running:
         finally:
             self._is_stopping = True
             self.signal.set()
-            self._fetcher.join(max(_SETTLE_SECONDS, deadline - time.monotonic()))
+            self._fetcher.join(max(SETTLE_SECONDS, deadline - time.monotonic()))
             self.abandon()
 
     def _drain(self, deadline: float) -> None:
@@ -502,29 +423,23 @@ class _Running:
         self._dispatch.give_back_buffered()
         self._wait(lambda: self._dispatch.is_idle, deadline)
         self._dispatch.give_back_buffered()
-        self._loop.close(_SETTLE_SECONDS)
-        self._threads.close(0.0 if self._dispatch.is_idle else _SETTLE_SECONDS)
+        self._loop.close(SETTLE_SECONDS)
+        self._threads.close(0.0 if self._dispatch.is_idle else SETTLE_SECONDS)
 
     def abandon(self) -> None:
         """End what gives signs of life, and give the lease back."""
         if not self._store.capabilities.is_durable:
             self._processor._note_left(self._store.pending(self._dispatch.names, ignore_due=True))
-        if self._listener is not None:
-            self._listener.close()
-        if self._pulse is not None:
-            self._pulse.close()
+        self._close_threads()
         try:
             self._store.leave(self._feed.owner)
         except Exception as error:
-            _logger.warning("leaving the event store failed (%s): the lease will run out", type(error).__name__)
+            self._note_not_left(error)
 
     def _wait(self, is_done: Callable[[], bool], deadline: float) -> None:
         """Look now and then; what is waited for is other threads' work, which tells nobody."""
         while not is_done() and time.monotonic() < deadline:
             time.sleep(0.005)
-
-    def is_inside(self) -> bool:
-        return self._threads.has_current() or self._loop.has_current()
 
     def wait_until_idle(self, skip_delays: bool) -> Tally:
         tally = Tally(self._dispatch, self._processor._clock)
@@ -540,7 +455,7 @@ class _Running:
     def _is_idle(self, skip_delays: bool) -> bool:
         if self._store.pending(self._dispatch.names, ignore_due=skip_delays):
             return False
-        return self._dispatch.is_idle and self._dispatch.is_flushed
+        return self._has_settled
 
 
 class _LoopThread:

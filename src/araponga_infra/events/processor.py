@@ -30,11 +30,11 @@ from araponga_infra.events.feed import Feed
 from araponga_infra.events.handlers import SessionKind
 from araponga_infra.events.lifecycle import RetryPolicy, positive
 from araponga_infra.events.protocols import EventStoreSource, TransactionalSource, Wake
-from araponga_infra.events.records import DeliveriesRescued, EventsPublished
+from araponga_infra.events.records import EventsPublished
 from araponga_infra.events.router import EventRouter, checked_router, checked_routers
 from araponga_infra.events.stores.memory import InMemoryEventStore
 from araponga_infra.events.types import codec_of
-from araponga_infra.events.values import Appended, Message, Reaped
+from araponga_infra.events.values import Appended, Message
 from araponga_infra.telemetry import Observer, reporter
 from araponga_infra.transactions import AnySession
 
@@ -43,8 +43,6 @@ __all__ = ["Phase", "Processor", "WhenFull", "each_event", "existing_handler", "
 F = TypeVar("F", bound=Callable[..., Any])
 WhenFull = Literal["raise", "wait"]
 ROOM_WAIT_SECONDS = 1.0
-REFRESH_SECONDS = 1.0
-LINGER_SECONDS = 0.002
 _KEY_LENGTH = 200
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
@@ -294,12 +292,6 @@ class Processor:
                     f"{'an AsyncEngine' if handler.session_kind is SessionKind.ASYNC else 'an Engine'}: "
                     f"{self._source!r} has {'an AsyncEngine' if is_async else 'an Engine'}"
                 )
-
-    def _note_reaped(self, feed: Feed, reaped: Reaped) -> None:
-        if reaped.rescued and self._report is not None:
-            self._report(DeliveriesRescued(reaped.rescued))
-        if reaped.has_suspects:
-            feed.isolation.has_suspects = True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._source!r}, handlers={len(self._catalog.handlers)}, {self._phase.value})"
