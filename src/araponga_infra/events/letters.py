@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from araponga_infra.events.values import DeadFilter, DeadLetter, DeadReason, Pag
 __all__ = ["AsyncDeadLetters", "DeadLetters"]
 
 _BATCH = 200
+_PURGE_BATCH = 500
 OnProgress = Callable[[int], object]
 T = TypeVar("T")
 
@@ -27,10 +29,12 @@ class AtHome(Protocol):
 
 
 class DeadLetters:
-    """The dead letters of a store. Iterable, oldest first; letters that are redriven meanwhile do not come again.
+    """The dead letters of a store. Iterable, oldest first; letters that are redriven meanwhile do not come again, also
+    when they die again.
 
-    Errors of the database or of Redis reach the caller. `redrive_all` has then redriven whole batches and no half of
-    one; calling it again goes on. Thread-safe.
+    Errors of the database or of Redis reach the caller. `redrive_all` and `purge` have then done whole batches and no
+    half of one; calling them again goes on. So does an exception that `on_progress` raises, which ends them between two
+    batches. Thread-safe.
     """
 
     def __init__(self, store: Callable[[], EventStore], clock: Clock, wake: Callable[[], object]) -> None:
@@ -88,7 +92,8 @@ class DeadLetters:
         reason: DeadReason | str | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
-        """Try again all that match, with all attempts ahead of them.
+        """Try again all that match, with all attempts ahead of them, and each one once: one that dies again meanwhile
+        is left for the next call.
 
         Args:
             event: only of this event's name.
@@ -102,13 +107,14 @@ class DeadLetters:
         Raises:
             InvalidArgumentError: a reason that there is not.
         """
-        wanted, after, done = _filter(event, handler, reason), None, 0
+        wanted = _up_to(self._open().newest_dead(), _filter(event, handler, reason))
+        after, done = None, 0
         while True:
             page = self._open().dead_page(wanted, _BATCH, after)
-            done += self._open().redrive([each.id for each in page.items])
-            if on_progress is not None and page.items:
-                on_progress(done)
-            self._wake()
+            if page.items:
+                done += self._open().redrive([each.id for each in page.items])
+                self._wake()
+                _tell(on_progress, done)
             if page.next is None:
                 return done
             after = page.next
@@ -129,6 +135,7 @@ class DeadLetters:
         event: str | None = None,
         handler: str | None = None,
         reason: DeadReason | str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> int:
         """Forget all that died long ago.
 
@@ -137,6 +144,7 @@ class DeadLetters:
             event: only of this event's name.
             handler: only of this handler's name in the store.
             reason: only with this reason.
+            on_progress: called with the number of those done as it grows.
 
         Returns:
             How many.
@@ -145,12 +153,20 @@ class DeadLetters:
             InvalidArgumentError: a reason that there is not, or a negative duration.
         """
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        return self._open().purge(_filter(event, handler, reason), before)
+        wanted, after, done = _filter(event, handler, reason), None, 0
+        while True:
+            page = self._open().old_letters(wanted, before, _PURGE_BATCH, after)
+            if page.items:
+                done += self._open().discard(page.items)
+                _tell(on_progress, done)
+            if page.next is None:
+                return done
+            after = page.next
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        after: str | None = None
+        wanted, after = _up_to(self._open().newest_dead(), DeadFilter()), None
         while True:
-            page = self.list(limit=_BATCH, after=after)
+            page = self._open().dead_page(wanted, _BATCH, after)
             yield from page.items
             if page.next is None:
                 return
@@ -200,13 +216,14 @@ class AsyncDeadLetters:
         on_progress: OnProgress | None = None,
     ) -> int:
         """As `DeadLetters.redrive_all`."""
-        wanted, after, done = _filter(event, handler, reason), None, 0
+        wanted = _up_to(await self._at_home(self._open().newest_dead()), _filter(event, handler, reason))
+        after, done = None, 0
         while True:
             page = await self._at_home(self._open().dead_page(wanted, _BATCH, after))
-            done += await self._at_home(self._open().redrive([each.id for each in page.items]))
-            if on_progress is not None and page.items:
-                on_progress(done)
-            self._wake()
+            if page.items:
+                done += await self._at_home(self._open().redrive([each.id for each in page.items]))
+                self._wake()
+                _tell(on_progress, done)
             if page.next is None:
                 return done
             after = page.next
@@ -223,15 +240,24 @@ class AsyncDeadLetters:
         event: str | None = None,
         handler: str | None = None,
         reason: DeadReason | str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> int:
         """As `DeadLetters.purge`."""
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        return await self._at_home(self._open().purge(_filter(event, handler, reason), before))
+        wanted, after, done = _filter(event, handler, reason), None, 0
+        while True:
+            page = await self._at_home(self._open().old_letters(wanted, before, _PURGE_BATCH, after))
+            if page.items:
+                done += await self._at_home(self._open().discard(page.items))
+                _tell(on_progress, done)
+            if page.next is None:
+                return done
+            after = page.next
 
     async def __aiter__(self) -> AsyncIterator[DeadLetter]:
-        after: str | None = None
+        wanted, after = _up_to(await self._at_home(self._open().newest_dead()), DeadFilter()), None
         while True:
-            page = await self.list(limit=_BATCH, after=after)
+            page = await self._at_home(self._open().dead_page(wanted, _BATCH, after))
             for letter in page.items:
                 yield letter
             if page.next is None:
@@ -248,6 +274,16 @@ def _filter(event: str | None, handler: str | None, reason: DeadReason | str | N
     except ValueError:
         known = ", ".join(DeadReason)
         raise InvalidArgumentError(f"reason={reason!r} is none that there is: pass one of {known}") from None
+
+
+def _up_to(newest: str | None, wanted: DeadFilter) -> DeadFilter:
+    """What is redriven from now on has another id when it dies again; without a dead letter by now, none is meant."""
+    return replace(wanted, until=newest or "0")
+
+
+def _tell(on_progress: OnProgress | None, done: int) -> None:
+    if on_progress is not None:
+        on_progress(done)
 
 
 def _checked_id(id: str) -> str:

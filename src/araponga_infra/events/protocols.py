@@ -111,7 +111,8 @@ class EventStore(Protocol):
         ...
 
     def forget(self, handler: str) -> None:
-        """Drop a subscription: nothing more is delivered to it. What waits for it becomes dead letters."""
+        """Drop a subscription: nothing more is delivered to it. What waits for it becomes dead letters, a batch at a
+        time; doing it again goes on where an error ended it."""
         ...
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
@@ -176,8 +177,15 @@ class EventStore(Protocol):
 
     def stats(self) -> EventStats: ...
 
+    def newest_dead(self) -> str | None:
+        """An id that no dead letter is beyond: what is redriven from now on, and dies again, gets a greater one.
+
+        None: there is no dead letter.
+        """
+        ...
+
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
-        """Dead letters, oldest id first, behind `after`."""
+        """Dead letters, oldest id first, behind `after`. Does not grow with those that are not `wanted`."""
         ...
 
     def dead_letter(self, letter: str) -> DeadLetter | None: ...
@@ -193,8 +201,8 @@ class EventStore(Protocol):
         """Forget dead letters; returns how many there were."""
         ...
 
-    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        """Forget dead letters that died before a moment."""
+    def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        """Ids of dead letters that died before a moment, behind `after`. Does not grow with those that died later."""
         ...
 
     def close(self) -> None: ...
@@ -240,6 +248,8 @@ class AsyncEventStore(Protocol):
 
     async def stats(self) -> EventStats: ...
 
+    async def newest_dead(self) -> str | None: ...
+
     async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]: ...
 
     async def dead_letter(self, letter: str) -> DeadLetter | None: ...
@@ -248,7 +258,9 @@ class AsyncEventStore(Protocol):
 
     async def discard(self, letters: Iterable[str]) -> int: ...
 
-    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int: ...
+    async def old_letters(
+        self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None
+    ) -> Page[str]: ...
 
     async def close(self) -> None: ...
 

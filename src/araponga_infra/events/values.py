@@ -179,11 +179,19 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class DeadFilter:
-    """Which dead letters are meant; None matches every one."""
+    """Which dead letters are meant; None matches every one.
+
+    Args:
+        event: of this event's name.
+        handler: of this handler's name in the store.
+        reason: with this reason.
+        until: up to this id, the `newest_dead` of an earlier moment: what was redriven since has another one.
+    """
 
     event: str | None = None
     handler: str | None = None
     reason: str | None = None
+    until: str | None = None
 
 
 @dataclass(frozen=True)

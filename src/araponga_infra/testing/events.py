@@ -463,6 +463,40 @@ class EventStoreContract:
         assert {each.event_id for each in claimed} == {letters[0].event_id}
         assert (await store.dead_page(DeadFilter(), 10, None)).items == ()
 
+    async def test_old_dead_letters_come_in_pages_while_they_are_discarded(
+        self, store: AsyncEventStore, worker: _Worker, clock: FakeClock
+    ) -> None:
+        await self.bury(store, worker, 5)
+        clock.advance(timedelta(days=10))
+        await self.bury(store, worker, 1)
+        wanted, after, seen = DeadFilter(reason=DeadReason.UNDECODABLE), None, list[str]()
+        while True:
+            page = await store.old_letters(wanted, clock.now() - timedelta(days=5), 2, after)
+            assert len(page.items) <= 2
+            assert await store.discard(page.items) == len(page.items)
+            seen += page.items
+            if page.next is None:
+                break
+            after = page.next
+        assert len(seen) == len(set(seen)) == 5
+        left = (await store.dead_page(DeadFilter(), 100, None)).items
+        assert sorted(each.handler for each in left) == ["index"] * 6 + ["mail"]
+
+    async def test_what_dies_again_is_beyond_the_newest_dead_letter_of_before(
+        self, store: AsyncEventStore, worker: _Worker
+    ) -> None:
+        assert (await store.dead_page(DeadFilter(until=await store.newest_dead() or "0"), 10, None)).items == ()
+        await self.bury(store, worker, 2)
+        until = await store.newest_dead()
+        letters = (await store.dead_page(DeadFilter(until=until), 10, None)).items
+        assert len(letters) == 4
+        await store.redrive([letters[0].id, letters[-1].id])
+        for delivery in await worker.claim():
+            await worker.settle(delivery, Quarantined(DeadReason.UNDECODABLE, "cannot be read"))
+        again = (await store.dead_page(DeadFilter(until=until), 10, None)).items
+        assert again == letters[1:-1]
+        assert len((await store.dead_page(DeadFilter(), 10, None)).items) == 4
+
     async def test_dead_letters_are_discarded_and_purged_by_age(
         self, store: AsyncEventStore, worker: _Worker, clock: FakeClock
     ) -> None:
@@ -470,7 +504,9 @@ class EventStoreContract:
         clock.advance(timedelta(days=10))
         await self.bury(store, worker, 1)
         letters = (await store.dead_page(DeadFilter(), 10, None)).items
-        assert await store.purge(DeadFilter(handler="mail"), clock.now() - timedelta(days=5)) == 1
+        old = await store.old_letters(DeadFilter(handler="mail"), clock.now() - timedelta(days=5), 10, None)
+        assert old.items == (next(each.id for each in letters if each.handler == "mail"),)
+        assert await store.discard(old.items) == 1
         assert await store.discard([letters[-1].id, "0"]) == 1
         assert len((await store.dead_page(DeadFilter(), 10, None)).items) == 2
         assert await store.dead_letter(letters[-1].id) is None

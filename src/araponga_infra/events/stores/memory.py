@@ -465,6 +465,10 @@ class _MemoryStore:
             del self._dead[oldest]
             _logger.warning("more than max_dead=%d dead letters: the oldest was dropped", self._max_dead)
 
+    def newest_dead(self) -> str | None:
+        with self._lock:
+            return max(self._dead, key=int, default=None)
+
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         with self._lock:
             behind = place_of(after) if after is not None else 0
@@ -501,10 +505,16 @@ class _MemoryStore:
         with self._lock:
             return sum(1 for letter in letters if self._dead.pop(letter, None) is not None)
 
-    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
+    def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
         with self._lock:
-            old = [each.id for each in self._dead.values() if each.died_at < died_before and _matches(each, wanted)]
-            return self.discard(old)
+            behind = int(after or 0)
+            old = sorted(
+                int(each.id)
+                for each in self._dead.values()
+                if int(each.id) > behind and each.died_at < died_before and _matches(each, wanted)
+            )
+        items = tuple(map(str, old[:limit]))
+        return Page(items, items[-1] if len(old) > limit else None)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -526,6 +536,7 @@ def _matches(letter: DeadLetter, wanted: DeadFilter) -> bool:
         wanted.event in (None, letter.event_name)
         and wanted.handler in (None, letter.handler)
         and wanted.reason in (None, letter.reason)
+        and (wanted.until is None or int(letter.id) <= int(wanted.until))
     )
 
 
@@ -622,6 +633,9 @@ class _AsyncMemoryStore:
     async def stats(self) -> EventStats:
         return self._store.stats()
 
+    async def newest_dead(self) -> str | None:
+        return self._store.newest_dead()
+
     async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         return self._store.dead_page(wanted, limit, after)
 
@@ -634,8 +648,8 @@ class _AsyncMemoryStore:
     async def discard(self, letters: Iterable[str]) -> int:
         return self._store.discard(letters)
 
-    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        return self._store.purge(wanted, died_before)
+    async def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        return self._store.old_letters(wanted, died_before, limit, after)
 
     async def close(self) -> None:
         self._store.close()

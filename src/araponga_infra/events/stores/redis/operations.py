@@ -25,7 +25,6 @@ from araponga_infra.events.values import (
     Exchange,
     HandlerStats,
     Message,
-    Page,
     Reaped,
     Receipt,
     Subscription,
@@ -33,9 +32,11 @@ from araponga_infra.events.values import (
     as_datetime,
 )
 
-__all__ = ["Call", "RedisOperations"]
+__all__ = ["FORGET_BATCH", "Call", "DeadLook", "RedisOperations"]
 
 T = TypeVar("T")
+FORGET_BATCH = 1000
+"""Deliveries that a script buries, while all others wait for it."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -50,6 +51,19 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 _read_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+@dataclass(frozen=True)
+class DeadLook(Generic[T]):
+    """What a script found that looked at some of the dead letters.
+
+    Args:
+        found: those that are wanted.
+        behind: the id to look on behind; None at the end.
+    """
+
+    found: list[T]
+    behind: str | None
 
 
 @dataclass(frozen=True)
@@ -107,8 +121,9 @@ class RedisOperations:
         kept = [(each.handler, each.event_name, _json(each)) for each in keep]
         return Call(script("subscribe"), (_json(kept), _json(remove), _flag(is_restoring)), _ignore)
 
-    def forget(self, handler: str) -> Call[None]:
-        return Call(script("forget"), (self._now(), handler), _ignore)
+    def forget(self, handler: str) -> Call[int]:
+        """Answers how many were buried; fewer than `FORGET_BATCH` when they are all."""
+        return Call(script("forget"), (self._now(), handler, FORGET_BATCH), int)
 
     # -- publishing
 
@@ -186,27 +201,34 @@ class RedisOperations:
 
     # -- dead letters
 
-    def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Call[Page[DeadLetter]]:
+    def newest_dead(self) -> Call[str | None]:
+        return Call(script("newest_dead"), (), lambda answer: None if answer is None else _text(answer))
+
+    def look_at_dead(self, wanted: DeadFilter, limit: int, after: str | None) -> Call[DeadLook[DeadLetter]]:
         if after is not None:
             place_of(after)
-        return Call(script("dead_page"), _page_of(wanted, limit, after), lambda rows: _read_page(rows, limit))
+        return Call(
+            script("dead_page"), _page_of(wanted, limit, after), lambda answer: _read_look(answer, _read_letter)
+        )
+
+    def look_at_old(
+        self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None
+    ) -> Call[DeadLook[str]]:
+        latest = str(int(died_before.timestamp() * 1000))
+        return Call(
+            script("dead_page"), _page_of(wanted, limit, after, latest), lambda answer: _read_look(answer, _text)
+        )
 
     def dead_letter(self, letter: str) -> Call[DeadLetter | None]:
         """The one behind the id before it, if it is that one."""
         before = str(int(letter) - 1) if letter.isdecimal() else "+inf"
-        return Call(script("dead_page"), _page_of(DeadFilter(), 1, before), lambda rows: _read_one(rows, letter))
+        return Call(script("dead_page"), _page_of(DeadFilter(), 1, before), lambda answer: _read_one(answer, letter))
 
     def redrive(self, letters: Iterable[str]) -> Call[int]:
         return Call(script("redrive"), (_json(list(letters)),), int)
 
     def discard(self, letters: Iterable[str]) -> Call[int]:
         return Call(script("discard"), (_json(list(letters)),), int)
-
-    def dead_before(self, wanted: DeadFilter, died_before: datetime, limit: int) -> Call[list[str]]:
-        latest = str(int(died_before.timestamp() * 1000))
-        return Call(
-            script("dead_page"), _page_of(wanted, limit, None, latest), lambda rows: [_text(row[0]) for row in rows]
-        )
 
 
 def _json(value: Any) -> str:
@@ -290,7 +312,8 @@ def _event_and_handler(name: str | bytes) -> tuple[str, str]:
 
 
 def _page_of(wanted: DeadFilter, limit: int, after: str | None, latest: str = "") -> tuple[Any, ...]:
-    return wanted.event or "", wanted.handler or "", str(wanted.reason or ""), limit, after or "0", latest
+    reason = str(wanted.reason or "")
+    return wanted.event or "", wanted.handler or "", reason, limit, after or "0", wanted.until or "+inf", latest
 
 
 def _read_letter(row: Sequence[Any]) -> DeadLetter:
@@ -304,11 +327,11 @@ def _read_letter(row: Sequence[Any]) -> DeadLetter:
     )  # fmt: skip
 
 
-def _read_page(rows: Sequence[Any], limit: int) -> Page[DeadLetter]:
-    items = tuple(_read_letter(row) for row in rows[:limit])
-    return Page(items, items[-1].id if len(rows) > limit else None)
+def _read_look(answer: Sequence[Any], read: Callable[[Any], T]) -> DeadLook[T]:
+    behind, found = answer
+    return DeadLook([read(each) for each in found], _text(behind) or None)
 
 
-def _read_one(rows: Sequence[Any], letter: str) -> DeadLetter | None:
-    found = [_read_letter(row) for row in rows[:1]]
+def _read_one(answer: Sequence[Any], letter: str) -> DeadLetter | None:
+    found = _read_look(answer, _read_letter).found
     return found[0] if found and found[0].id == letter else None

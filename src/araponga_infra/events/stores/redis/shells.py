@@ -15,7 +15,7 @@ from araponga_infra.events.patience import SHORTEST_SECONDS
 from araponga_infra.events.protocols import LeaseKeeper, Settlement, Wake, WakeListener
 from araponga_infra.events.stores.redis.clients import clients_of, listening_client
 from araponga_infra.events.stores.redis.links import AsyncLink, Link
-from araponga_infra.events.stores.redis.operations import Call, RedisOperations
+from araponga_infra.events.stores.redis.operations import FORGET_BATCH, Call, RedisOperations
 from araponga_infra.events.values import (
     Appended,
     Capabilities,
@@ -35,7 +35,6 @@ __all__ = ["CAPABILITIES", "AsyncRedisStore", "RedisStore"]
 
 T = TypeVar("T")
 CAPABILITIES = Capabilities(is_durable=True, ordering=False, transactions=False)
-_PURGE_BATCH = 500
 _TICK_SECONDS = 0.25
 _PROBE_SECONDS = 0.75
 _logger = logging.getLogger("araponga_infra.events")
@@ -80,7 +79,9 @@ class RedisStore:
         return plan.names
 
     def forget(self, handler: str) -> None:
-        self._run(self._operations.forget(handler))
+        is_more = True
+        while is_more:
+            is_more = self._run(self._operations.forget(handler)) == FORGET_BATCH
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
         appended = self._run(self._operations.append(messages))
@@ -139,8 +140,16 @@ class RedisStore:
     def stats(self) -> EventStats:
         return self._run(self._operations.stats())
 
+    def newest_dead(self) -> str | None:
+        return self._run(self._operations.newest_dead())
+
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
-        return self._run(self._operations.dead_page(wanted, limit, after))
+        found = list[DeadLetter]()
+        while True:
+            look = self._run(self._operations.look_at_dead(wanted, limit + 1 - len(found), after))
+            found, after = found + look.found, look.behind
+            if after is None or len(found) > limit:
+                return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
 
     def dead_letter(self, letter: str) -> DeadLetter | None:
         return self._run(self._operations.dead_letter(letter))
@@ -151,11 +160,10 @@ class RedisStore:
     def discard(self, letters: Iterable[str]) -> int:
         return self._run(self._operations.discard(letters))
 
-    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        purged = 0
-        while old := self._run(self._operations.dead_before(wanted, died_before, _PURGE_BATCH)):
-            purged += self.discard(old)
-        return purged
+    def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        """As many as one look finds, perhaps none."""
+        look = self._run(self._operations.look_at_old(wanted, died_before, limit, after))
+        return Page(tuple(look.found), look.behind)
 
     def close(self) -> None:
         """The client is the host's, and nothing else is held."""
@@ -197,7 +205,9 @@ class AsyncRedisStore:
         return plan.names
 
     async def forget(self, handler: str) -> None:
-        await self._run(self._operations.forget(handler))
+        is_more = True
+        while is_more:
+            is_more = await self._run(self._operations.forget(handler)) == FORGET_BATCH
 
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
         appended = await self._run(self._operations.append(messages))
@@ -250,8 +260,16 @@ class AsyncRedisStore:
     async def stats(self) -> EventStats:
         return await self._run(self._operations.stats())
 
+    async def newest_dead(self) -> str | None:
+        return await self._run(self._operations.newest_dead())
+
     async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
-        return await self._run(self._operations.dead_page(wanted, limit, after))
+        found = list[DeadLetter]()
+        while True:
+            look = await self._run(self._operations.look_at_dead(wanted, limit + 1 - len(found), after))
+            found, after = found + look.found, look.behind
+            if after is None or len(found) > limit:
+                return Page(tuple(found[:limit]), found[limit - 1].id if len(found) > limit else None)
 
     async def dead_letter(self, letter: str) -> DeadLetter | None:
         return await self._run(self._operations.dead_letter(letter))
@@ -262,11 +280,10 @@ class AsyncRedisStore:
     async def discard(self, letters: Iterable[str]) -> int:
         return await self._run(self._operations.discard(letters))
 
-    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        purged = 0
-        while old := await self._run(self._operations.dead_before(wanted, died_before, _PURGE_BATCH)):
-            purged += await self.discard(old)
-        return purged
+    async def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        """As many as one look finds, perhaps none."""
+        look = await self._run(self._operations.look_at_old(wanted, died_before, limit, after))
+        return Page(tuple(look.found), look.behind)
 
     async def close(self) -> None:
         """The client is the host's, and nothing else is held."""

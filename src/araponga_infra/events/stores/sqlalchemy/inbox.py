@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Engine, MetaData, Table, delete
+from sqlalchemy import CursorResult, Engine, MetaData, Table, delete, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 from araponga_infra.clock import SYSTEM_CLOCK, Clock, Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.context import DeliveryContext
+from araponga_infra.events.lifecycle import positive
 from araponga_infra.events.stores.sqlalchemy.schema import checked_schema, naming_missing_tables
 from araponga_infra.events.stores.sqlalchemy.tables import inbox_table
 from araponga_infra.transactions import AnySession, is_async_session, sync_session
@@ -55,9 +56,15 @@ class _Inbox:
             }
             return session.execute(record.values(**values)).first() is not None
 
-    def _purge(self, session: Session, older_than: Duration) -> int:
+    def _purge(self, session: Session, older_than: Duration, limit: int | None) -> int:
         before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        old = delete(self._table).where(self._table.c.accepted_at < _micros(before))
+        columns = self._table.c
+        old = delete(self._table).where(columns.accepted_at < _micros(before))
+        if limit is not None:
+            row = tuple_(columns.event_id, columns.handler, columns.published_at)
+            oldest = select(*row.clauses).where(columns.accepted_at < _micros(before))
+            oldest = oldest.order_by(columns.accepted_at).limit(positive(limit, "limit"))
+            old = delete(self._table).where(row.in_(oldest))
         with naming_missing_tables():
             return cast(CursorResult[Any], session.execute(old)).rowcount
 
@@ -110,7 +117,7 @@ class Inbox(_Inbox):
         """
         return self._accept(_plain(session), _checked(context))
 
-    def purge(self, session: Session | scoped_session[Any], older_than: Duration) -> int:
+    def purge(self, session: Session | scoped_session[Any], older_than: Duration, *, limit: int | None = None) -> int:
         """Forget, in `session`'s transaction, what was accepted longer ago than that; returns how many.
 
         Nothing is forgotten by itself. Keep rows longer than you would redrive a dead letter.
@@ -118,8 +125,13 @@ class Inbox(_Inbox):
         Args:
             session: on the inbox's database.
             older_than: a `timedelta` or seconds.
+            limit: at most so many, the oldest: where there may be very many, call it in one short transaction after
+                the other until it returns fewer, above all on SQLite, where everybody who writes waits for it.
+
+        Raises:
+            InvalidArgumentError: a negative duration, or a limit below 1.
         """
-        return self._purge(_plain(session), older_than)
+        return self._purge(_plain(session), older_than, limit)
 
     def create_schema(self, engine: Engine) -> None:
         """Create the table where it is missing."""
@@ -134,9 +146,11 @@ class AsyncInbox(_Inbox):
         _checked(context)
         return await _awaitable(session).run_sync(self._accept, context)
 
-    async def purge(self, session: AsyncSession | async_scoped_session[Any], older_than: Duration) -> int:
+    async def purge(
+        self, session: AsyncSession | async_scoped_session[Any], older_than: Duration, *, limit: int | None = None
+    ) -> int:
         """As `Inbox.purge`."""
-        return await _awaitable(session).run_sync(self._purge, older_than)
+        return await _awaitable(session).run_sync(self._purge, older_than, limit)
 
     async def create_schema(self, engine: AsyncEngine) -> None:
         """As `Inbox.create_schema`."""

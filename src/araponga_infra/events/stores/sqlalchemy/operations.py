@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Row, delete, insert, literal_column, select, text
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Row,
+    Select,
+    delete,
+    insert,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 
 from araponga_infra.clock import SYSTEM_CLOCK, Clock
 from araponga_infra.events.errors import LeaseLostError
@@ -47,6 +63,8 @@ _LONGEST_ID = 18
 _ROUTES_FRESH_SECONDS = 1.0
 _SEEN_EVERY_SECONDS = 3600.0
 _GONE_AFTER_SECONDS = 7 * 86_400.0
+_BATCH = 2000
+"""Rows that tidying up changes in one transaction: on SQLite all who write wait for it, elsewhere signs of life do."""
 
 
 def begin_immediate(connection: Connection, table: str) -> None:
@@ -149,11 +167,12 @@ class SqlOperations:
         if rows:
             connection.execute(insert(table), rows)
 
-    def forget(self, connection: Connection, handler: str) -> None:
+    def forget(self, connection: Connection, handler: str) -> bool:
+        """Drop a subscription and bury some of what waits for it; returns whether more may wait."""
         table = self.tables.subscriptions
         connection.execute(delete(table).where(table.c.handler == handler))
-        connection.execute(self.sql.forget, self._values(handler=handler))
         self._routes_read_at = float("-inf")
+        return connection.execute(self.sql.bury_waiting, self._values(handler=handler, batch=_BATCH)).rowcount == _BATCH
 
     def _routes_for(self, connection: Connection, names: set[str]) -> Mapping[str, list[str]]:
         """Handlers by event. Read again every second, and before saying that an event has none."""
@@ -355,12 +374,20 @@ class SqlOperations:
         has_suspects = connection.execute(self.sql.has_suspects, {"names": self._list(handlers)}).scalar()
         return Reaped(rescued, bool(has_suspects))
 
-    def sweep(self, connection: Connection) -> None:
-        """Forget idempotency keys whose window is over, and handlers that no process has had for a week."""
-        connection.execute(self.sql.forget_accepted, self._values())
+    def sweep(self, connection: Connection) -> bool:
+        """Forget some of the idempotency keys whose window is over, and handlers that no process has had for a week.
+
+        Returns:
+            Whether there may be more to tidy up.
+        """
+        forgotten = connection.execute(self.sql.forget_accepted, self._values(batch=_BATCH)).rowcount
         patience = int(_GONE_AFTER_SECONDS * _MICRO)
-        connection.execute(self.sql.bury_gone, self._values(patience=patience))
+        changed = [forgotten]
+        for handler in connection.execute(self.sql.gone, self._values(patience=patience)).scalars().all():
+            values = self._values(handler=handler, patience=patience, batch=_BATCH)
+            changed.append(connection.execute(self.sql.bury_gone, values).rowcount)
         connection.execute(self.sql.forget_gone, self._values(patience=patience))
+        return _BATCH in changed
 
     def reconcile(self, connection: Connection, owner: str, held: Sequence[str]) -> int:
         values = {"owner": owner, "ids": self._list([int(each) for each in held])}
@@ -397,16 +424,31 @@ class SqlOperations:
 
     # -- dead letters
 
+    def newest_dead(self, connection: Connection) -> str | None:
+        number = self.tables.deliveries.c.id
+        newest = self._dead(DeadFilter()).with_only_columns(number).order_by(number.desc()).limit(1)
+        found = connection.execute(newest).scalar()
+        return None if found is None else str(found)
+
     def dead_page(self, connection: Connection, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
-        columns = self.tables.deliveries.c
-        query = self._dead(wanted).order_by(columns.id).limit(limit + 1)
-        if after is not None:
-            query = query.where(columns.id > place_of(after))
-        rows = connection.execute(query).all()
+        rows = connection.execute(self._first_dead(wanted, limit + 1, after)).all()
         items = tuple(_letter(row) for row in rows[:limit])
         return Page(items, items[-1].id if len(rows) > limit else None)
 
-    def _dead(self, wanted: DeadFilter) -> Any:
+    def _first_dead(self, wanted: DeadFilter, limit: int, after: str | None) -> Select[Any]:
+        """The index of a handler's or an event's dead letters has them by reason: the first of each, merged."""
+        if wanted.reason is not None or wanted == DeadFilter(until=wanted.until):
+            return self._first_of_a_range(wanted, limit, after)
+        each_reason = [self._first_of_a_range(replace(wanted, reason=each), limit, after) for each in DeadReason]
+        found = union_all(*[select(each.subquery()) for each in each_reason]).subquery()
+        return select(found).order_by(found.c.id).limit(limit)
+
+    def _first_of_a_range(self, wanted: DeadFilter, limit: int, after: str | None) -> Select[Any]:
+        number = self.tables.deliveries.c.id
+        query = self._dead(wanted).order_by(number).limit(limit)
+        return query if after is None else query.where(number > place_of(after))
+
+    def _dead(self, wanted: DeadFilter) -> Select[Any]:
         columns = self.tables.deliveries.c
         query = select(self.tables.deliveries).where(literal_column("state = 'dead'"))
         for column, value in (
@@ -416,7 +458,7 @@ class SqlOperations:
         ):
             if value is not None:
                 query = query.where(column == str(value))
-        return query
+        return query if wanted.until is None else query.where(columns.id <= int(wanted.until))
 
     def dead_letter(self, connection: Connection, letter: str) -> DeadLetter | None:
         if not _is_id(letter):
@@ -475,12 +517,19 @@ class SqlOperations:
         ids = [int(each) for each in letters if _is_id(each)]
         return connection.execute(delete(table).where(literal_column("state = 'dead'"), table.c.id.in_(ids))).rowcount
 
-    def purge(self, connection: Connection, wanted: DeadFilter, died_before: datetime) -> int:
-        table = self.tables.deliveries
-        old = self._dead(wanted).with_only_columns(table.c.id).where(
-            table.c.died_at < int(died_before.timestamp() * _MICRO)
-        )  # fmt: skip
-        return connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
+    def old_letters(
+        self, connection: Connection, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None
+    ) -> Page[str]:
+        columns = self.tables.deliveries.c
+        died_at, number = columns.died_at, columns.id
+        old = self._dead(wanted).where(died_at < int(died_before.timestamp() * _MICRO))
+        if after is not None:
+            died_last, last = map(int, after.split(":"))
+            old = old.where(tuple_(died_at, number) > tuple_(literal(died_last), literal(last)))
+        query = old.with_only_columns(died_at, number).order_by(died_at, number).limit(limit + 1)
+        found = [(row.died_at, row.id) for row in connection.execute(query)]
+        items = tuple(str(each) for _, each in found[:limit])
+        return Page(items, "{}:{}".format(*found[limit - 1]) if len(found) > limit else None)
 
 
 def _is_in_transaction(connection: Connection) -> bool:

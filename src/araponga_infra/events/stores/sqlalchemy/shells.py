@@ -172,7 +172,9 @@ class SqlStore:
         return self._watched(self._operations.register, subscriptions)
 
     def forget(self, handler: str) -> None:
-        self._write(self._operations.forget, handler)
+        is_more = True
+        while is_more:
+            is_more = self._write(self._operations.forget, handler)
 
     def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:  # noqa: ARG002
         if self._operations.is_one_insert(messages):
@@ -248,16 +250,19 @@ class SqlStore:
     def reap(self, handlers: Sequence[str]) -> Reaped:
         return self._watched(self._operations.reap, handlers)
 
-    def sweep(self) -> None:
+    def sweep(self) -> bool:
         with self._own_transaction(Patience(LONGEST_SECONDS)) as connection:
             self._operations.hurry(connection)
-            self._operations.sweep(connection)
+            return self._operations.sweep(connection)
 
     def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return self._read(self._operations.pending, handlers, ignore_due)
 
     def stats(self) -> EventStats:
         return self._read(self._operations.stats)
+
+    def newest_dead(self) -> str | None:
+        return self._read(self._operations.newest_dead)
 
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         return self._read(self._operations.dead_page, wanted, limit, after)
@@ -274,8 +279,8 @@ class SqlStore:
     def discard(self, letters: Iterable[str]) -> int:
         return self._write(self._operations.discard, list(letters))
 
-    def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        return self._write(self._operations.purge, wanted, died_before)
+    def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        return self._read(self._operations.old_letters, wanted, died_before, limit, after)
 
     def dispose(self) -> None:
         """Close the connections of an engine that was made for this store."""
@@ -318,7 +323,7 @@ class AsyncSqlStore:
         return await self._watched(self._operations.register, subscriptions)
 
     async def forget(self, handler: str) -> None:
-        await self._write(self._operations.forget, handler)
+        await greenlet_spawn(self._plain.forget, handler)
 
     async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
         return await greenlet_spawn(self._plain.append, messages, capacity=capacity)
@@ -382,14 +387,17 @@ class AsyncSqlStore:
     async def reap(self, handlers: Sequence[str]) -> Reaped:
         return await self._watched(self._operations.reap, handlers)
 
-    async def sweep(self) -> None:
-        await greenlet_spawn(self._plain.sweep)
+    async def sweep(self) -> bool:
+        return await greenlet_spawn(self._plain.sweep)
 
     async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
         return await self._read(self._operations.pending, handlers, ignore_due)
 
     async def stats(self) -> EventStats:
         return await self._read(self._operations.stats)
+
+    async def newest_dead(self) -> str | None:
+        return await self._read(self._operations.newest_dead)
 
     async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         return await self._read(self._operations.dead_page, wanted, limit, after)
@@ -403,8 +411,8 @@ class AsyncSqlStore:
     async def discard(self, letters: Iterable[str]) -> int:
         return await self._write(self._operations.discard, list(letters))
 
-    async def purge(self, wanted: DeadFilter, died_before: datetime) -> int:
-        return await self._write(self._operations.purge, wanted, died_before)
+    async def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
+        return await self._read(self._operations.old_letters, wanted, died_before, limit, after)
 
     async def dispose(self) -> None:
         """Close the connections of an engine that was made for this store."""
@@ -414,12 +422,26 @@ class AsyncSqlStore:
         """The engine is the host's, and nothing else is held."""
 
 
+class _Tidying:
+    """Which looks for dead workers tidy up as well: one now and then, and the next one where there is more to do."""
+
+    def __init__(self) -> None:
+        self._until_next = 0
+
+    def is_due(self) -> bool:
+        self._until_next -= 1
+        return self._until_next < 0
+
+    def note(self, *, is_more: bool) -> None:
+        self._until_next = 0 if is_more else _SWEEP_EVERY - 1
+
+
 class _SqlLeaseKeeper:
     """Signs of life on an engine of its own; for one thread."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
-        self._reaps = 0
+        self._tidying = _Tidying()
 
     def join(self, owner: str, lease_seconds: float) -> None:
         self._store.join(owner, lease_seconds)
@@ -428,9 +450,8 @@ class _SqlLeaseKeeper:
         return self._store.beat(owner, lease_seconds)
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
-        self._reaps += 1
-        if self._reaps % _SWEEP_EVERY == 1:
-            self._store.sweep()
+        if self._tidying.is_due():
+            self._tidying.note(is_more=self._store.sweep())
         return self._store.reap(handlers)
 
     def close(self) -> None:
@@ -443,7 +464,7 @@ class _AsyncSqlLeaseKeeper:
     def __init__(self, store: AsyncSqlStore) -> None:
         self._store = store
         self._runner = asyncio.Runner()
-        self._reaps = 0
+        self._tidying = _Tidying()
 
     def join(self, owner: str, lease_seconds: float) -> None:
         self._runner.run(self._store.join(owner, lease_seconds))
@@ -452,12 +473,11 @@ class _AsyncSqlLeaseKeeper:
         return self._runner.run(self._store.beat(owner, lease_seconds))
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
-        self._reaps += 1
-        return self._runner.run(self._reap(handlers, is_sweep=self._reaps % _SWEEP_EVERY == 1))
+        return self._runner.run(self._reap(handlers))
 
-    async def _reap(self, handlers: Sequence[str], *, is_sweep: bool) -> Reaped:
-        if is_sweep:
-            await self._store.sweep()
+    async def _reap(self, handlers: Sequence[str]) -> Reaped:
+        if self._tidying.is_due():
+            self._tidying.note(is_more=await self._store.sweep())
         return await self._store.reap(handlers)
 
     def close(self) -> None:

@@ -57,6 +57,7 @@ class Statements(ABC):
     names = ""
     ids = ""
     lock_rows = ""
+    lock_all_rows = ""
 
     def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
         table = dialect.identifier_preparer.format_table
@@ -123,18 +124,21 @@ class Statements(ABC):
             f"{self.now} + CAST(:window AS BIGINT)) ON CONFLICT (event_id) "
             f"DO UPDATE SET expires_at = excluded.expires_at WHERE a.expires_at <= {self.now} RETURNING 1"
         )
-        self.forget_accepted: TextClause = text(f"DELETE FROM {self.accepted} WHERE expires_at <= {self.now}")
-        self.forget: TextClause = text(
-            f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
-            f"error = 'the handler was taken out of service', died_at = {self.now} "
-            f"WHERE handler = :handler AND {_PENDING}"
+        expired = (
+            f"SELECT event_id FROM {self.accepted} WHERE expires_at <= {self.now} ORDER BY expires_at LIMIT :batch "
+            f"{self.lock_rows}"
         )
+        self.forget_accepted: TextClause = text(
+            f"DELETE FROM {self.accepted} WHERE {self._picked('event_id', expired)}"
+        )
+        self.bury_waiting: TextClause = self._bury("the handler was taken out of service", "TRUE")
         long_ago = f"{self.now} - CAST(:patience AS BIGINT)"
-        self.bury_gone: TextClause = text(
-            f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', "
-            f"error = 'no process has had this handler for long', died_at = {self.now} "
-            f"WHERE {_PENDING} AND due_at < {long_ago} AND NOT EXISTS (SELECT 1 FROM {self.subscriptions} AS s "
-            f"WHERE s.handler = {self.deliveries}.handler AND s.seen_at >= {long_ago})"
+        self.bury_gone: TextClause = self._bury("no process has had this handler for long", f"due_at < {long_ago}")
+        self.gone: TextClause = text(
+            f"WITH RECURSIVE waiting AS (SELECT ({self._next_waiting('TRUE')}) AS handler UNION ALL "
+            f"SELECT ({self._next_waiting('d.handler > waiting.handler')}) FROM waiting WHERE handler IS NOT NULL) "
+            f"SELECT handler FROM waiting WHERE handler IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {self.subscriptions} "
+            f"AS s WHERE s.handler = waiting.handler AND s.seen_at >= {long_ago})"
         )
         self.forget_gone: TextClause = text(f"DELETE FROM {self.subscriptions} WHERE seen_at < {long_ago}")
         self.stats: TextClause = text(
@@ -152,6 +156,27 @@ class Statements(ABC):
     @abstractmethod
     def _named(self) -> str:
         """Rows of handler names, from the parameter `names`."""
+
+    @abstractmethod
+    def _picked(self, column: str, rows: str) -> str:
+        """Whether a row's `column` is among `rows`, a SELECT with a LIMIT, which runs once."""
+
+    def _next_waiting(self, is_meant: str) -> str:
+        """The first handler in the index of what is due: from one to the next, instead of over all that waits."""
+        return (
+            f"SELECT d.handler FROM {self.deliveries} AS d WHERE {_PENDING} AND {is_meant} ORDER BY d.handler LIMIT 1"
+        )
+
+    def _bury(self, error: str, is_meant: str) -> TextClause:
+        """At most `batch` of those that wait for a handler become dead letters."""
+        waiting = (
+            f"SELECT id FROM {self.deliveries} WHERE handler = :handler AND {_PENDING} AND {is_meant} "
+            f"ORDER BY due_at, id LIMIT :batch {self.lock_all_rows}"
+        )
+        return text(
+            f"UPDATE {self.deliveries} SET state = 'dead', reason = 'handler_gone', error = '{error}', "
+            f"died_at = {self.now} WHERE {self._picked('id', waiting)}"
+        )
 
     def _compiled_claim(self, handlers: int, ignore_due: bool) -> Compiled:
         return Compiled(self._claim(handlers, ignore_due), self._dialect)
@@ -180,6 +205,7 @@ class PostgresStatements(Statements):
     names = "SELECT unnest(CAST(:names AS TEXT[]))"
     ids = "id = ANY(CAST(:ids AS BIGINT[]))"
     lock_rows = "FOR UPDATE SKIP LOCKED"
+    lock_all_rows = "FOR UPDATE"
 
     def __init__(self, tables: EventTables, dialect: Dialect, *, is_server_clock: bool) -> None:
         super().__init__(tables, dialect, is_server_clock=is_server_clock)
@@ -221,6 +247,9 @@ class PostgresStatements(Statements):
     def _named(self) -> str:
         return "SELECT unnest(CAST(:names AS TEXT[])) AS name"
 
+    def _picked(self, column: str, rows: str) -> str:
+        return f"{column} = ANY(ARRAY({rows}))"
+
     def _claim(self, handlers: int, ignore_due: bool) -> str:
         heads = ", ".join(f"h{each} AS MATERIALIZED ({self._head(each, ignore_due)})" for each in range(handlers))
         picked = " UNION ALL ".join(f"SELECT id FROM h{each}" for each in range(handlers))
@@ -240,6 +269,9 @@ class SqliteStatements(Statements):
 
     def _named(self) -> str:
         return "SELECT value AS name FROM json_each(:names)"
+
+    def _picked(self, column: str, rows: str) -> str:
+        return f"{column} IN ({rows})"
 
     def _claim(self, handlers: int, ignore_due: bool) -> str:
         picked = " UNION ALL ".join(f"SELECT id FROM ({self._head(each, ignore_due)})" for each in range(handlers))

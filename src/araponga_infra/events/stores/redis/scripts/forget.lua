@@ -1,19 +1,19 @@
--- ARGV: now, handler. What waits for the handler becomes dead letters; returns how many.
-local now, handler = milliseconds(ARGV[1]), ARGV[2]
-local stored = redis.call('HGET', root .. ':subscriptions', handler)
-local event = stored and cjson.decode(stored).event_name or ''
+-- ARGV: now, handler, how many at most. What waits for the handler becomes dead letters; returns how many did.
+local now, handler, most = milliseconds(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local buried = 0
 local function end_it(attempts, losses, envelope)
-  bury(handler, event, attempts, losses, envelope, 'handler_gone', 'the handler was taken out of service', now)
+  bury(handler, cjson.decode(envelope)[2], attempts, losses, envelope, 'handler_gone',
+    'the handler was taken out of service', now)
   buried = buried + 1
 end
 
-redis.call('SREM', key('route', event), handler)
+local stored = redis.call('HGET', root .. ':subscriptions', handler)
+if stored then redis.call('SREM', key('route', cjson.decode(stored).event_name), handler) end
 redis.call('HDEL', root .. ':subscriptions', handler)
 for _, kind in ipairs({ 'ready', 'alone' }) do
   local stream = key(kind, handler)
-  while has_stream(stream) do
-    local read = redis.call('XREADGROUP', 'GROUP', GROUP, 'forget', 'COUNT', 100, 'STREAMS', stream, '>')
+  while buried < most and has_stream(stream) do
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, 'forget', 'COUNT', most - buried, 'STREAMS', stream, '>')
     if not read then break end
     for _, entry in ipairs(read[1][2]) do
       local held = release(kind, handler, entry[1])
@@ -22,9 +22,9 @@ for _, kind in ipairs({ 'ready', 'alone' }) do
   end
 end
 for _, kind in ipairs({ 'later', 'retry' }) do
-  for _, member in ipairs(redis.call('ZRANGE', key(kind, handler), 0, -1)) do
+  for _, member in ipairs(buried < most and redis.call('ZRANGE', key(kind, handler), 0, most - buried - 1) or {}) do
+    redis.call('ZREM', key(kind, handler), member)
     end_it(string.match(member, '^(%d+) (%d+) (.*)$'))
   end
-  redis.call('DEL', key(kind, handler))
 end
 return buried
