@@ -70,11 +70,12 @@ class Catalog:
     def of_event(self, event_name: str) -> Iterable[Handler]:
         return [each for each in self.handlers.values() if each.event_type.name == event_name]
 
-    def read(self, delivery: Delivery, now: float) -> Any:
-        """The event of `delivery`; or, as a value, why it cannot be read here: `Quarantined` or `Postponed`."""
-        codec = self._codecs.get(delivery.name)
-        if codec is None:
-            return Quarantined(DeadReason.UNKNOWN_EVENT, f"no handler here knows an event named {delivery.name!r}")
+    def read(self, delivery: Delivery, handler: Handler, now: float) -> Any:
+        """The event of `delivery`, for `handler`; or, as a value, why it cannot be read: `Quarantined`, `Postponed`."""
+        if delivery.name != handler.event_type.name:
+            takes = f"handler {handler.name!r} takes {handler.event_type.name!r} here, and not {delivery.name!r}"
+            return Quarantined(DeadReason.UNKNOWN_EVENT, takes)
+        codec = self._codecs[delivery.name]
         try:
             if delivery.version == codec.version:
                 return codec.decode(delivery.payload)

@@ -288,7 +288,7 @@ class Dispatch:
             lost = Quarantined(DeadReason.WORKER_LOST, f"{delivery.losses} workers were lost while it ran, or was held")
             self._settle_unstarted(owner, delivery, lost, plan.policy)
             return None
-        event = self._catalog.read(delivery, now)
+        event = self._catalog.read(delivery, plan.handler, now)
         if isinstance(event, (Quarantined, Postponed)):
             self._settle_unstarted(owner, delivery, event, plan.policy)
             return None

@@ -62,7 +62,7 @@ class DeadReason(StrEnum):
     """No handler had subscribed to the event when it was published."""
 
     UNKNOWN_EVENT = "unknown_event"
-    """The handler's process knows no event of that name."""
+    """The handler takes another event in the process that has it."""
 
     UNDECODABLE = "undecodable"
     """The payload does not fit the event's class."""

@@ -1,0 +1,185 @@
+"""Dead letters as an operator has them, over every store, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from araponga_infra.cli.commands import command_line
+from araponga_infra.events import DeadReason, EventRouter
+from araponga_infra.testing.clock import FakeClock
+from tests.events import quarantine
+from tests.events.hosts import Happened, Host, eventually, settled
+
+pytestmark = pytest.mark.anyio
+MANY = 450
+"""More than two batches of a redrive."""
+
+
+def failing(calls: list[int] | None = None) -> EventRouter:
+    router = EventRouter()
+
+    @router.subscribe(Happened, max_attempts=1)
+    def fails(happened: Happened) -> None:
+        if calls is not None:
+            calls.append(happened.number)
+        raise OSError("out of order")
+
+    return router
+
+
+async def bury(host: Host, processor: Any, number: int) -> None:
+    await settled(processor.publish_many([Happened(each) for each in range(number)]))
+    await host.run_until_idle(processor, raise_dead=False)
+    assert (await settled(processor.stats())).dead == number
+
+
+async def elsewhere(host: Host, call: Callable[[], Any]) -> Any:
+    """Call it where it may block: in another thread, with an event loop of its own."""
+    return await asyncio.to_thread(lambda: asyncio.run(call()) if host.is_async else call())
+
+
+async def every(host: Host, letters: Any) -> list[Any]:
+    return [each async for each in letters] if host.is_async else list(letters)
+
+
+# -- redriving while they die again
+
+
+async def test_each_is_redriven_once_though_it_dies_again_meanwhile(host: Host) -> None:
+    calls, steps, loop = list[int](), list[int](), asyncio.get_running_loop()
+    processor = await host.started(failing(calls))
+    await settled(processor.publish_many([Happened(each) for each in range(MANY)]))
+
+    async def are_all_dead() -> bool:
+        return bool((await settled(processor.stats())).dead == MANY)
+
+    def until_they_died_again(done: int) -> None:
+        steps.append(done)
+        assert done <= MANY
+        asyncio.run_coroutine_threadsafe(eventually(are_all_dead), loop).result(30)
+
+    await eventually(are_all_dead)
+    redriven = await elsewhere(host, lambda: processor.dead_letters.redrive_all(on_progress=until_they_died_again))
+    assert (redriven, steps) == (MANY, [200, 400, MANY])
+    assert sorted(calls) == sorted([*range(MANY), *range(MANY)])
+    assert len(await every(host, processor.dead_letters)) == MANY
+
+
+async def test_what_is_redriven_while_they_are_listed_does_not_come_again(host: Host) -> None:
+    processor = await host.started(failing(), consume=False)
+    await bury(host, processor, MANY)
+    seen = list[Any]()
+
+    async def redrive_all() -> None:
+        assert await settled(processor.dead_letters.redrive_all()) == MANY
+        await host.run_until_idle(processor, raise_dead=False)
+
+    if host.is_async:
+        async for each in processor.dead_letters:
+            seen.append(each.id)
+            if len(seen) == 1:
+                await redrive_all()
+    else:
+        for each in processor.dead_letters:
+            seen.append(each.id)
+            if len(seen) == 1:
+                await redrive_all()
+    assert len(seen) == len(set(seen)) == 200, "those that had been read by then"
+    assert len(await every(host, processor.dead_letters)) == MANY
+
+
+async def test_no_dead_letter_is_nothing_to_redrive_or_list(host: Host) -> None:
+    letters = (await host.started(consume=False)).dead_letters
+    assert await settled(letters.redrive_all()) == 0
+    assert await every(host, letters) == []
+
+
+# -- in batches
+
+
+class StoppedByHandError(Exception):
+    """What an operator does in the middle."""
+
+
+@pytest.mark.parametrize("operation", ["redrive_all", "purge"])
+async def test_what_is_interrupted_has_done_whole_batches_and_goes_on_when_it_is_called_again(
+    host: Host, operation: str
+) -> None:
+    processor, steps = await host.started(failing(), consume=False), list[int]()
+    await bury(host, processor, 3 * MANY)
+    arguments = {"older_than": 0} if operation == "purge" else {}
+    call = getattr(processor.dead_letters, operation)
+
+    def interrupt(done: int) -> None:
+        steps.append(done)
+        if len(steps) == 2:
+            raise StoppedByHandError
+
+    with pytest.raises(StoppedByHandError):
+        await settled(call(**arguments, on_progress=interrupt))
+    stats = await settled(processor.stats())
+    assert 0 < steps[0] < steps[1] < 3 * MANY
+    assert stats.dead == 3 * MANY - steps[1]
+    assert stats.queued == (steps[1] if operation == "redrive_all" else 0)
+    assert await settled(call(**arguments)) == 3 * MANY - steps[1]
+    assert (await settled(processor.stats())).dead == 0
+
+
+# -- each reason, mended
+
+
+async def test_what_became_a_dead_letter_for_any_reason_is_redriven_after_the_fix(host: Host, clock: FakeClock) -> None:
+    letters = await quarantine.quarantine(host, clock)
+    _check(host, letters)
+    seen = list[tuple[DeadReason, Any]]()
+    processor = await host.started(quarantine.mended(seen), consume=False, clock=clock)
+    for reason, letter in letters.items():
+        assert (await settled(processor.dead_letters.list(reason=reason))).items == (letter,)
+        assert await settled(processor.dead_letters.redrive_all(reason=reason)) == 1
+        assert (await host.run_until_idle(processor)).completed == 1
+    assert seen == [(reason, quarantine.READ[reason]) for reason in letters]
+    assert (await settled(processor.stats())).dead == 0
+
+
+def _check(host: Host, letters: dict[DeadReason, Any]) -> None:
+    """With the bytes that were published; in memory nobody keeps what has no subscriber."""
+    expected = dict(quarantine.BYTES)
+    if not host.source.capabilities.is_durable:
+        del expected[DeadReason.NO_SUBSCRIBER]
+    assert {reason: letter.payload for reason, letter in letters.items()} == expected
+
+
+async def test_an_operator_redrives_what_became_a_dead_letter_for_any_reason(
+    host: Host, clock: FakeClock, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not host.source.capabilities.is_durable:
+        return
+    if host.engine is None:
+        url = request.getfixturevalue("redis_url")
+    else:
+        url = host.engine.url.render_as_string(hide_password=False).replace("+aiosqlite", "")
+    for name, value in quarantine.where(url).items():
+        monkeypatch.setenv(name, value)
+
+    async def operate(*arguments: str) -> str:
+        command = ["dead-letters", *arguments, "--app", "tests.events.quarantine:operated"]
+        result = await asyncio.to_thread(CliRunner().invoke, command_line, command)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    letters = await quarantine.quarantine(host, clock)
+    seen = list[tuple[DeadReason, Any]]()
+    processor = await host.started(quarantine.mended(seen), consume=False, clock=clock)
+    for reason, letter in letters.items():
+        shown = json.loads(await operate("show", letter.id, "--json"))
+        assert (shown["reason"], shown["payload"].encode()) == (reason, quarantine.BYTES[reason])
+        assert await operate("redrive", "--all", "--reason", reason.value) == "1 redriven\n"
+    assert (await host.run_until_idle(processor)).completed == len(quarantine.BYTES)
+    assert sorted(seen) == sorted((reason, quarantine.READ[reason]) for reason in letters)
