@@ -202,7 +202,8 @@ class EventStore(Protocol):
         ...
 
     def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
-        """Ids of dead letters that died before a moment, behind `after`. Does not grow with those that died later."""
+        """Ids of dead letters that died before a moment, behind `after`: those that are wanted of `limit` looked at, so
+        that a page may have none and others follow."""
         ...
 
     def close(self) -> None: ...

@@ -17,12 +17,14 @@ from sqlalchemy import (
     Dialect,
     Row,
     Select,
+    and_,
     delete,
     insert,
     literal,
     literal_column,
     select,
     text,
+    true,
     tuple_,
     union_all,
 )
@@ -449,16 +451,16 @@ class SqlOperations:
         return query if after is None else query.where(number > place_of(after))
 
     def _dead(self, wanted: DeadFilter) -> Select[Any]:
+        query = select(self.tables.deliveries).where(literal_column("state = 'dead'"), *self._conditions(wanted))
+        return query if wanted.until is None else query.where(self.tables.deliveries.c.id <= int(wanted.until))
+
+    def _conditions(self, wanted: DeadFilter) -> list[ColumnElement[bool]]:
+        """SQLite, which keeps no statistics by itself, is told that a handler has fewer dead letters than its event."""
         columns = self.tables.deliveries.c
-        query = select(self.tables.deliveries).where(literal_column("state = 'dead'"))
-        for column, value in (
-            (columns.name, wanted.event),
-            (columns.handler, wanted.handler),
-            (columns.reason, wanted.reason),
-        ):
-            if value is not None:
-                query = query.where(column == str(value))
-        return query if wanted.until is None else query.where(columns.id <= int(wanted.until))
+        is_by_handler = wanted.handler is not None and not self.is_postgres
+        name = columns.name.concat(literal_column("''")) if is_by_handler else columns.name
+        conditions = ((columns.handler, wanted.handler), (name, wanted.event), (columns.reason, wanted.reason))
+        return [column == str(value) for column, value in conditions if value is not None]
 
     def dead_letter(self, connection: Connection, letter: str) -> DeadLetter | None:
         if not _is_id(letter):
@@ -522,14 +524,15 @@ class SqlOperations:
     ) -> Page[str]:
         columns = self.tables.deliveries.c
         died_at, number = columns.died_at, columns.id
-        old = self._dead(wanted).where(died_at < int(died_before.timestamp() * _MICRO))
+        old = self._dead(DeadFilter()).where(died_at < int(died_before.timestamp() * _MICRO))
         if after is not None:
             died_last, last = map(int, after.split(":"))
             old = old.where(tuple_(died_at, number) > tuple_(literal(died_last), literal(last)))
-        query = old.with_only_columns(died_at, number).order_by(died_at, number).limit(limit + 1)
-        found = [(row.died_at, row.id) for row in connection.execute(query)]
-        items = tuple(str(each) for _, each in found[:limit])
-        return Page(items, "{}:{}".format(*found[limit - 1]) if len(found) > limit else None)
+        is_wanted = and_(true(), *self._conditions(wanted)).label("is_wanted")
+        looked = old.with_only_columns(died_at, number, is_wanted).order_by(died_at, number).limit(limit)
+        rows = connection.execute(looked).all()
+        behind = f"{rows[-1].died_at}:{rows[-1].id}" if len(rows) == limit else None
+        return Page(tuple(str(row.id) for row in rows if row.is_wanted), behind)
 
 
 def _is_in_transaction(connection: Connection) -> bool:
