@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Engine, MetaData, Table, delete, select, tuple_
+from sqlalchemy import CursorResult, Dialect, Engine, MetaData, Table, delete, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -57,16 +57,20 @@ class _Inbox:
             return session.execute(record.values(**values)).first() is not None
 
     def _purge(self, session: Session, older_than: Duration, limit: int | None) -> int:
-        before = self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than"))
-        columns = self._table.c
-        old = delete(self._table).where(columns.accepted_at < _micros(before))
+        before = _micros(self._clock.now() - timedelta(seconds=to_seconds(older_than, "older_than")))
+        old = delete(self._table).where(self._table.c.accepted_at < before)
         if limit is not None:
-            row = tuple_(columns.event_id, columns.handler, columns.published_at)
-            oldest = select(*row.clauses).where(columns.accepted_at < _micros(before))
-            oldest = oldest.order_by(columns.accepted_at).limit(positive(limit, "limit"))
-            old = delete(self._table).where(row.in_(oldest))
+            oldest = text(self._oldest(session.get_bind().dialect))
+            old = old.where(oldest.bindparams(before=before, limit=positive(limit, "limit")))
         with naming_missing_tables():
             return cast(CursorResult[Any], session.execute(old)).rowcount
+
+    def _oldest(self, dialect: Dialect) -> str:
+        """A condition that begins at the oldest row and leads to each by where it lies, however many there are."""
+        row, among = ("ctid", "= ANY(ARRAY({}))") if dialect.name == "postgresql" else ("rowid", "IN ({})")
+        table = dialect.identifier_preparer.format_table(self._table)
+        rows = f"SELECT {row} FROM {table} WHERE accepted_at < :before ORDER BY accepted_at LIMIT :limit"
+        return f"{row} {among.format(rows)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(schema={self._table.schema!r})"
