@@ -89,6 +89,16 @@ def test_few_are_looked_at_of_many_rows_of_an_inbox(engine: Engine) -> None:
     check_index(engine, seen[-1], "araponga_inbox", "ix_araponga_inbox_accepted_at", most=2 * 100)
 
 
+def test_few_are_looked_at_of_many_that_wait_when_a_worker_may_have_died(engine: Engine) -> None:
+    store = SqlAlchemyEventStore(engine).sync_store()
+    store.register([Subscription("mail", "e")])
+    store.append([Message(uuid4(), "e", 1, b"{}") for _ in range(MANY)])
+    analyze(engine)
+    with statements_of(engine) as seen:
+        store.reap(["mail"])
+    check_index(engine, seen[-1], "araponga_deliveries", "araponga_deliveries_suspect")
+
+
 def fill(engine: Engine) -> None:
     """Many dead letters of a handler and a reason, and a few of another one; and as many rows of an inbox."""
     letters = (
@@ -113,6 +123,11 @@ def fill(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text(letters), rows)
         connection.execute(text(accepted), [{"event_id": uuid4().hex, "at": each} for each in range(MANY)])
+    analyze(engine)
+
+
+def analyze(engine: Engine) -> None:
+    """As autovacuum does; SQLite has none."""
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE araponga_deliveries, araponga_inbox"))

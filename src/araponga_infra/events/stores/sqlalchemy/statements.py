@@ -22,6 +22,8 @@ _PENDING = "state IN ('available', 'retryable')"
 _HELD_BY_OWNER = "owner = :owner AND state || '' = 'running'"
 """For a row that is found by its id. Not as the index of running rows has it: that one would be taken, since few rows
 run, and all that ran since the last vacuum would be looked at."""
+_WAITS_AS_SUSPECT = "suspect AND state || '' IN ('available', 'retryable')"
+"""Not as the index of what waits has it, which SQLite would take, since it cannot know that few are suspects."""
 RELAX = "set_config('synchronous_commit', 'off', true)"
 """For the rest of the transaction, COMMIT does not wait for the disk."""
 HURRY = "set_config('idle_in_transaction_session_timeout', '1500', true)"
@@ -86,7 +88,7 @@ class Statements(ABC):
         )
         self.claim_alone: TextClause = text(
             f"UPDATE {self.deliveries} SET state = 'running', owner = :owner, attempts = attempts + 1, "
-            f"claims = claims + 1 WHERE id = (SELECT id FROM {self.deliveries} AS d WHERE suspect AND {_PENDING} "
+            f"claims = claims + 1 WHERE id = (SELECT id FROM {self.deliveries} AS d WHERE {_WAITS_AS_SUSPECT} "
             f"AND handler IN ({self.names}) AND {self._key_is_free()} ORDER BY id LIMIT 1 {self.lock_rows}) "
             f"RETURNING {_CLAIMED}"
         )
@@ -107,8 +109,7 @@ class Statements(ABC):
             f"AND NOT EXISTS (SELECT 1 FROM {self.workers} AS w WHERE w.owner = d.owner)"
         )
         self.has_suspects: TextClause = text(
-            f"SELECT EXISTS (SELECT 1 FROM {self.deliveries} WHERE suspect AND {_PENDING} "
-            f"AND handler IN ({self.names}))"
+            f"SELECT EXISTS (SELECT 1 FROM {self.deliveries} WHERE {_WAITS_AS_SUSPECT} AND handler IN ({self.names}))"
         )
         self.leave: TextClause = text(f"DELETE FROM {self.workers} WHERE owner = :owner")
         self.give_back: TextClause = text(

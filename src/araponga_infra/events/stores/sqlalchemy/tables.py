@@ -29,7 +29,7 @@ _PENDING = text("state IN ('available', 'retryable')")
 _RUNNING = text("state = 'running'")
 _DEAD = text("state = 'dead'")
 _KEYED = text("ordering_key IS NOT NULL AND state <> 'dead'")
-_SUSPECT = text("suspect AND state IN ('available', 'retryable')")
+_SUSPECT = text("suspect")
 AS_A_QUEUE = (
     "SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, "
     "autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)"
