@@ -42,6 +42,7 @@ from araponga_infra.events import (
 from araponga_infra.events.values import Receipt, Want
 from araponga_infra.telemetry import Record
 from benchmarks import _event_peers as peers
+from benchmarks import _event_retention as retention
 from benchmarks._event_peers import SLOTS, TEXT, Arrivals, Latency, Measured, per_second
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis_server import RedisServer
@@ -320,19 +321,25 @@ async def memory_round(number: int) -> Measured:
     return found
 
 
+@asynccontextmanager
+async def sqlite_store(folder: str) -> AsyncGenerator[tuple[AsyncEngine, EventStoreSource]]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/events.db")
+
+    @sqlalchemy_event.listens_for(engine.sync_engine, "connect")
+    def tune(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    source = SqlAlchemyEventStore(engine)
+    await source.create_schema()
+    yield engine, source
+    await engine.dispose()
+
+
 async def sqlite_round(number: int) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/events.db")
-
-        @sqlalchemy_event.listens_for(engine.sync_engine, "connect")
-        def tune(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        source = SqlAlchemyEventStore(engine)
-        await source.create_schema()
-        found = await measure(source, number, "SQLite")
-        await engine.dispose()
+        async with sqlite_store(folder) as (_, source):
+            found = await measure(source, number, "SQLite")
         if find_spec("huey"):
             found |= await asyncio.to_thread(peers.huey_on_sqlite, Path(folder), min(number, 2000))
         return found
@@ -390,6 +397,23 @@ async def shallow_round(url: str, number: int) -> Measured:
 async def snapshot_round(url: str, number: int) -> Measured:
     async with sql_store(url) as (engine, source):
         return await under_snapshot(engine, source, 8 * number)
+
+
+async def retention_on_postgres(url: str, number: int) -> Measured:
+    async with sql_store(url) as (engine, source):
+        return await retention.sql_retention("PostgreSQL", engine, source, number)
+
+
+async def retention_on_sqlite(number: int) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        async with sqlite_store(folder) as (engine, source):
+            return await retention.sql_retention("SQLite", engine, source, number)
+
+
+async def retention_on_redis(url: str, number: int) -> Measured:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        await client.flushdb()
+        return await retention.redis_retention(RedisStreamEventStore(client), number)
 
 
 # -- parts
@@ -467,12 +491,21 @@ class Bench:
     def snapshot(self) -> list[Measured]:
         return [self._on_database(snapshot_round)]
 
+    def retention(self) -> list[Measured]:
+        found = self._on_database(retention_on_postgres)
+        found |= self._on_database(lambda url, number: retention_on_postgres(url, 100 * number))
+        for depth in (self._events, 100 * self._events):
+            found |= asyncio.run(retention_on_sqlite(depth))
+        for depth in (self._events, 20 * self._events):
+            found |= asyncio.run(retention_on_redis(self._redis.url(), depth))
+        return [found]
+
     def _on_database(self, measure_once: Callable[[str, int], Coroutine[Any, Any, Measured]]) -> Measured:
         with self._postgres.temporary_database() as fresh:
             return asyncio.run(measure_once(fresh.url("asyncpg"), self._events))
 
 
-PARTS = ("memory", "sqlite", "postgres", "outbox", "latency", "redis", "depth", "snapshot")
+PARTS = ("memory", "sqlite", "postgres", "outbox", "latency", "redis", "depth", "snapshot", "retention")
 
 
 # -- report
@@ -502,6 +535,9 @@ def report(parts: dict[str, list[Measured]]) -> str:
     for part, rounds in parts.items():
         names = list(dict.fromkeys(name for each in rounds for name in each))
         lines += ["", f"## {part}, {len(rounds)} rounds" if len(rounds) > 1 else f"## {part}"]
+        if part == "retention":
+            lines += retention.table(rounds[0])
+            continue
         lines += ["", "| | median |", "|-|-:|"]
         for name in names:
             value = statistics.median(each[name] for each in rounds if name in each)
