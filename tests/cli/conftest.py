@@ -16,17 +16,20 @@ from tests.servers.processes import wait_until
 
 HANDLERS = """
 import asyncio
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import NullPool, create_engine, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.event import listens_for
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from araponga_infra import (
-    AsyncInfrastructure, BackgroundEventProcessor, EventRouter, Infrastructure, InfraSettings, SqlAlchemyEventStore,
-    event,
+    AsyncBackgroundEventProcessor, AsyncInfrastructure, BackgroundEventProcessor, EventRouter, Infrastructure,
+    InfraSettings, SqlAlchemyEventStore, event,
 )
 
 HERE = Path(__file__).parent
@@ -115,6 +118,47 @@ def make_processor():
     store = SqlAlchemyEventStore(create_engine(InfraSettings.from_env().database_url, poolclass=NullPool))
     store.create_schema()
     return BackgroundEventProcessor(store, routers=[router])
+
+
+def interrupting(engine):
+    '''SIGINT comes in the middle of the second batch that is redriven or discarded.'''
+    batches = []
+
+    @listens_for(engine, "after_cursor_execute")
+    def interrupt(connection, cursor, statement, *rest):
+        if statement.startswith("DELETE FROM araponga_deliveries"):
+            batches.append(statement)
+            if len(batches) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return engine
+
+
+def make_interrupted_processor():
+    engine = interrupting(create_engine(InfraSettings.from_env().database_url, poolclass=NullPool))
+    return BackgroundEventProcessor(SqlAlchemyEventStore(engine))
+
+
+def make_interrupted_async_processor():
+    url = InfraSettings.from_env().database_url.replace("sqlite:", "sqlite+aiosqlite:")
+    engine = create_async_engine(url, poolclass=NullPool)
+    interrupting(engine.sync_engine)
+    return AsyncBackgroundEventProcessor(SqlAlchemyEventStore(engine))
+
+
+class BusyProcessor(BackgroundEventProcessor):
+    '''One more delivery dies when the others have been counted.'''
+
+    def stats(self):
+        counted = super().stats()
+        self.publish(Ordered("broken late"))
+        self.run_until_idle(raise_dead=False)
+        return counted
+
+
+def make_busy_processor():
+    engine = create_engine(InfraSettings.from_env().database_url, poolclass=NullPool)
+    return BusyProcessor(SqlAlchemyEventStore(engine), routers=[router])
 
 
 def with_arguments(router):

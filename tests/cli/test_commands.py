@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import runpy
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from araponga_infra import InfraSettings, Infrastructure
 from araponga_infra.cli.commands import command_line
+from tests.cli.conftest import Start
 
 Run = Callable[..., Result]
 
@@ -151,19 +153,88 @@ def test_a_router_has_no_store(run: Run, service: Path) -> None:
     assert "a router has no store" in result.output
 
 
-def test_a_bar_on_a_terminal(order: Callable[..., None], service: Path, environment: dict[str, str]) -> None:
-    order("broken plate", "broken cup")
+def on_a_terminal(environment: dict[str, str], *arguments: str) -> tuple[str, str]:
+    """What the command wrote, and what was shown meanwhile."""
     controller, terminal = pty.openpty()
     ran = subprocess.run(
-        [sys.executable, "-m", "araponga_infra.cli", "dead-letters", "redrive", "--all"],
+        [sys.executable, "-m", "araponga_infra.cli", "dead-letters", *arguments],
         env=environment | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=terminal, text=True, timeout=60, check=True,
     )  # fmt: skip
     os.close(terminal)
     shown = os.read(controller, 65536).decode()
     os.close(controller)
-    assert ran.stdout == "2 redriven\n"
-    assert "redriving" in shown
+    return ran.stdout, shown
+
+
+@pytest.mark.parametrize(
+    ("command", "done", "steps"),
+    [
+        (("redrive", "--all"), "redriven", ["200/1050", "400/1050", "600/1050", "800/1050", "1000/1050", "1050/1050"]),
+        (("discard", "--all", "--yes"), "discarded", ["500/1050", "1000/1050", "1050/1050"]),
+    ],
+)
+def test_a_bar_on_a_terminal_grows_batch_by_batch_to_its_total(
+    order: Callable[..., None], environment: dict[str, str], command: tuple[str, ...], done: str, steps: list[str]
+) -> None:
+    order(*["broken plate"] * 1050)
+    written, shown = on_a_terminal(environment, *command)
+    assert written == f"1050 {done}\n"
+    seen = list(dict.fromkeys(re.findall(r"(\d+/\d+)", shown)))
+    assert seen in (steps, ["0/1050", *steps])
+
+
+def test_a_bar_does_not_pass_its_total_when_more_die_meanwhile(
+    order: Callable[..., None], environment: dict[str, str], service: Path
+) -> None:
+    order("broken plate", "broken cup")
+    where = ("--app", "shop:make_busy_processor", "--app-dir", str(service))
+    written, shown = on_a_terminal(environment, "redrive", "--all", *where)
+    assert written == "3 redriven\n"
     assert "2/2" in shown
+    assert "3/2" not in shown
+
+
+def test_a_running_number_where_the_total_is_not_known(order: Callable[..., None], environment: dict[str, str]) -> None:
+    order(*["broken plate"] * 250)
+    written, shown = on_a_terminal(environment, "redrive", "--all", "--reason", "attempts_exhausted")
+    assert written == "250 redriven\n"
+    assert re.findall(r"redriving: (\d+)", shown) == ["200", "250"]
+
+
+@pytest.mark.parametrize("name", ["make_interrupted_processor", "make_interrupted_async_processor"])
+@pytest.mark.parametrize(
+    ("command", "done", "in_two_batches"),
+    [(("redrive", "--all"), "redriven", 400), (("discard", "--all", "--yes"), "discarded", 1000)],
+)
+def test_ctrl_c_ends_between_two_batches_and_the_next_call_goes_on(
+    run: Run,
+    start: Start,
+    order: Callable[..., None],
+    name: str,
+    command: tuple[str, ...],
+    done: str,
+    in_two_batches: int,
+) -> None:
+    order(*["broken plate"] * 1050)
+    process = start("dead-letters", *command, "--app", f"shop:{name}")
+    written, said = process.communicate(timeout=60)
+    assert (process.returncode, written) == (130, "")
+    assert said == f"interrupted: {in_two_batches} {done}, the others are as they were; call again to go on\n"
+    left = json.loads(run("events", "stats", "--json").stdout)
+    assert left["dead"] == 1050 - in_two_batches
+    assert left["queued"] == (in_two_batches if done == "redriven" else 0)
+    assert f"{1050 - in_two_batches} {done}" in run("dead-letters", *command).output
+    assert dead(run) == []
+
+
+def test_ctrl_c_ends_between_two_ids(run: Run, start: Start, order: Callable[..., None]) -> None:
+    order("broken plate", "broken cup", "broken jar")
+    ids = [each["id"] for each in dead(run)]
+    process = start("dead-letters", "redrive", *ids, "--app", "shop:make_interrupted_processor")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "2 redriven" in said
+    assert [each["id"] for each in dead(run)] == ids[2:]
 
 
 def test_health(run: Run, service: Path) -> None:

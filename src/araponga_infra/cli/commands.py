@@ -1,12 +1,10 @@
-"""The commands of `araponga-infra`. Exit status: 0 done, 1 failed or not healthy, 2 called wrongly."""
+"""The commands of `araponga-infra`. Exit status: 0 done, 1 failed or not healthy, 2 called wrongly, 130 interrupted."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,6 +21,8 @@ from araponga_infra.cli.rendering import (
     stats_json,
     stats_table,
 )
+from araponga_infra.cli.signals import INTERRUPTED
+from araponga_infra.cli.steps import BrokenOffError, steps
 from araponga_infra.cli.targets import Target, TargetError, load_target
 from araponga_infra.cli.worker import infrastructure_for, run_until_stopped
 from araponga_infra.errors import ArapongaInfraError, InvalidArgumentError
@@ -46,6 +46,9 @@ def _reporting_errors(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except InvalidArgumentError as error:
             raise click.UsageError(str(error)) from error
+        except BrokenOffError as error:
+            click.echo(str(error), err=True)
+            return click.get_current_context().exit(INTERRUPTED)
         except ArapongaInfraError as error:
             raise click.ClickException(str(error)) from error
         except SQLAlchemyError as error:
@@ -204,11 +207,7 @@ def redrive(ids: tuple[str, ...], is_all: bool, wanted: Wanted, spec: str | None
     _check_choice(ids, is_all, wanted)
 
     async def work(opened: Operator) -> int:
-        if is_all:
-            return await _redrive_all(opened, wanted)
-        for each in ids:
-            await opened.redrive(each)
-        return len(ids)
+        return await (_redrive_all(opened, wanted) if is_all else _each(ids, opened.redrive, "redriven"))
 
     click.echo(f"{_operate(spec, app_dir, work)} redriven")
 
@@ -232,11 +231,7 @@ def discard(
         click.confirm(f"Discard {which}? Their events are lost", abort=True)
 
     async def work(opened: Operator) -> int:
-        if is_all:
-            return await opened.discard_all(wanted, older_than)
-        for each in ids:
-            await opened.discard(each)
-        return len(ids)
+        return await (_discard_all(opened, wanted, older_than) if is_all else _each(ids, opened.discard, "discarded"))
 
     click.echo(f"{_operate(spec, app_dir, work)} discarded")
 
@@ -272,19 +267,19 @@ def _check_choice(ids: tuple[str, ...], is_all: bool, wanted: Wanted) -> None:
 
 
 async def _redrive_all(opened: Operator, wanted: Wanted) -> int:
-    with _progress(wanted.count_in(await opened.stats())) as show:
-        return await opened.redrive_all(wanted, show)
+    with steps("redriving", "redriven", expected=wanted.count_in(await opened.stats())) as note:
+        return await opened.redrive_all(wanted, note)
 
 
-@contextmanager
-def _progress(expected: int | None) -> Generator[Callable[[int], object], None, None]:
-    """Takes the number done so far: a bar on a terminal, a running number where the total is not known."""
-    terminal = sys.stderr
-    if not terminal.isatty() or expected == 0:
-        yield lambda _done: None
-    elif expected is None:
-        yield lambda done: click.echo(f"\rredriving: {done}", err=True, nl=False)
-        click.echo(err=True)
-    else:
-        with click.progressbar(length=expected, label="redriving", file=terminal, show_pos=True) as bar:
-            yield lambda done: bar.update(done - bar.pos)
+async def _discard_all(opened: Operator, wanted: Wanted, older_than: float) -> int:
+    expected = None if older_than else wanted.count_in(await opened.stats())
+    with steps("discarding", "discarded", expected=expected) as note:
+        return await opened.discard_all(wanted, older_than, note)
+
+
+async def _each(ids: tuple[str, ...], act: Callable[[str], Awaitable[None]], done: str) -> int:
+    with steps("", done, expected=0) as note:
+        for number, each in enumerate(ids, 1):
+            await act(each)
+            note(number)
+    return len(ids)

@@ -76,10 +76,14 @@ class Operator:
     async def discard(self, letter: str) -> None:
         await _settled(self._events.dead_letters.discard(letter))
 
-    async def discard_all(self, wanted: Wanted, older_than_seconds: float) -> int:
-        """Forget all that match and died longer ago than that; returns how many."""
+    async def discard_all(self, wanted: Wanted, older_than_seconds: float, on_progress: Callable[[int], object]) -> int:
+        """Forget all that match and died longer ago than that; `on_progress` as for `redrive_all`."""
         discarded = self._events.dead_letters.purge(
-            older_than_seconds, event=wanted.event, handler=wanted.handler, reason=wanted.reason
+            older_than_seconds,
+            event=wanted.event,
+            handler=wanted.handler,
+            reason=wanted.reason,
+            on_progress=on_progress,
         )
         return await _settled(discarded)
 
