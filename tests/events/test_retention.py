@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from araponga_infra.events import DeadReason, Inbox, RedisStreamEventStore, SqlAlchemyEventStore
 from araponga_infra.events.protocols import AsyncEventStore, EventStore
 from araponga_infra.events.stores.redis.shells import RedisStore
+from araponga_infra.events.stores.sqlalchemy.shells import SqlStore
 from araponga_infra.events.values import DeadFilter, Message, Subscription
 from araponga_infra.testing.clock import FakeClock
 from araponga_infra.testing.events import awaitable_store
@@ -90,7 +91,7 @@ def test_few_are_looked_at_of_many_rows_of_an_inbox(engine: Engine) -> None:
 
 
 def test_few_are_looked_at_of_many_that_wait_when_a_worker_may_have_died(engine: Engine) -> None:
-    store = SqlAlchemyEventStore(engine).sync_store()
+    store = cast(SqlStore, SqlAlchemyEventStore(engine).sync_store())
     store.register([Subscription("mail", "e")])
     store.append([Message(uuid4(), "e", 1, b"{}") for _ in range(MANY)])
     analyze(engine)
@@ -240,7 +241,7 @@ async def test_all_that_waits_for_a_handler_is_buried_when_it_is_forgotten(host:
 
 
 def test_a_transaction_forgets_a_batch_of_a_handlers_deliveries(engine: Engine) -> None:
-    store = SqlAlchemyEventStore(engine).sync_store()
+    store = cast(SqlStore, SqlAlchemyEventStore(engine).sync_store())
     store.register([Subscription("mail", "e")])
     store.append([Message(uuid4(), "e", 1, b"{}") for _ in range(4500)])
     changed = list[int]()
