@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import create_engine, text
 
 from araponga_infra.cli.commands import command_line
-from araponga_infra.events import DeadReason, EventRouter
+from araponga_infra.events import DeadReason, EventRouter, SqlAlchemyEventStore
 from araponga_infra.testing.clock import FakeClock
 from tests.events import quarantine
 from tests.events.hosts import Happened, Host, eventually, settled
@@ -183,3 +185,65 @@ async def test_an_operator_redrives_what_became_a_dead_letter_for_any_reason(
         assert await operate("redrive", "--all", "--reason", reason.value) == "1 redriven\n"
     assert (await host.run_until_idle(processor)).completed == len(quarantine.BYTES)
     assert sorted(seen) == sorted((reason, quarantine.READ[reason]) for reason in letters)
+
+
+# -- several operators
+
+
+async def test_each_is_taken_by_one_of_several_operators(host: Host, clock: FakeClock) -> None:
+    calls = list[int]()
+    processor = await host.started(failing(calls), consume=False)
+    await bury(host, processor, MANY)
+    operators = [host.make(consume=False) for _ in range(3)]
+    letters = [each.dead_letters for each in operators]
+
+    def at_once(call: Callable[[], Any]) -> Any:
+        return call() if host.is_async else asyncio.to_thread(call)
+
+    *redriven, purged = await asyncio.gather(
+        at_once(letters[0].redrive_all), at_once(letters[1].redrive_all), at_once(lambda: letters[2].purge(0))
+    )
+    stats = await settled(processor.stats())
+    assert sum(redriven) + purged == MANY
+    assert (stats.queued, stats.dead) == (sum(redriven), 0)
+    calls.clear()
+    await host.run_until_idle(processor, raise_dead=False)
+    assert len(calls) == len(set(calls)) == sum(redriven)
+    for each in operators:
+        await host.stop(each)
+
+
+@pytest.mark.parametrize("operation", ["redrive", "discard"])
+async def test_operators_lock_dead_letters_in_one_order(postgres_database: Any, operation: str) -> None:
+    """That of their ids, however they lie in the table: in different ones, two operators would wait for each other."""
+    as_they_lie = {"options": "-c enable_indexscan=off -c enable_bitmapscan=off"}
+    engine = create_engine(postgres_database.url("psycopg"), connect_args=as_they_lie)
+    source = SqlAlchemyEventStore(engine)
+    source.create_schema()
+    store, ids = source.sync_store(), [str(each) for each in range(1, 201)]
+    letter = text(
+        "INSERT INTO araponga_deliveries (id, handler, state, due_at, event_id, name, version, payload, published_at, "
+        "reason, died_at) OVERRIDING SYSTEM VALUE "
+        "VALUES (:id, 'h', 'dead', 0, :event_id, 'e', 1, '{}', 0, 'gave_up', 0)"
+    )
+    with engine.begin() as connection:
+        connection.execute(letter, [{"id": int(each), "event_id": uuid4()} for each in reversed(ids)])
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    locked = text(
+        "SELECT id FROM araponga_deliveries WHERE id NOT IN (SELECT id FROM araponga_deliveries FOR UPDATE SKIP LOCKED)"
+    )
+
+    def count_waiting() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(waiting).scalar_one())
+
+    with engine.begin() as holder:
+        holder.execute(text("SELECT id FROM araponga_deliveries WHERE id = 100 FOR UPDATE"))
+        operator = asyncio.create_task(asyncio.to_thread(getattr(store, operation), ids))
+        await eventually(count_waiting)
+        with engine.connect() as looker:
+            assert sorted(looker.execute(locked).scalars()) == list(range(1, 101))
+    assert await operator == 200
+    engine.dispose()

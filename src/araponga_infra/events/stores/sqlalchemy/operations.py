@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Dialect,
@@ -472,17 +471,13 @@ class SqlOperations:
     def redrive(self, connection: Connection, letters: Iterable[str]) -> int:
         """Rows get new ids: a redriven delivery joins the end of its ordering key's line."""
         table = self.tables.deliveries
-        ids = [int(each) for each in letters if _is_id(each)]
-        dead: ColumnElement[bool] = literal_column("state = 'dead'", Boolean)
-        orphans = self._orphan_names(connection, ids)
+        letters_there = connection.execute(self._named_letters(letters)).all()
+        orphans = {row.name for row in letters_there if not row.handler}
         routes: Mapping[str, list[str]] = self._routes_for(connection, orphans) if orphans else {}
-        unrouted = [name for name in orphans if not routes.get(name)]
-        taken = connection.execute(
-            delete(table)
-            .where(dead, table.c.id.in_(ids), (table.c.handler != "") | table.c.name.not_in(unrouted))
-            .returning(table)
-        ).all()
-        rows = sorted(taken, key=lambda row: int(row.id))
+        rows = [row for row in letters_there if row.handler or routes.get(row.name)]
+        if not rows:
+            return 0
+        connection.execute(delete(table).where(table.c.id.in_([row.id for row in rows])))
         keys = [row.ordering_key for row in rows if row.ordering_key is not None]
         if keys:
             self._lock_keys(connection, keys)
@@ -491,14 +486,14 @@ class SqlOperations:
             for row in rows
             for handler in ([row.handler] if row.handler else routes[row.name])
         ]
-        if again:
-            connection.execute(insert(table), again)
+        connection.execute(insert(table), again)
         return len(rows)
 
-    def _orphan_names(self, connection: Connection, ids: Sequence[int]) -> set[str]:
-        columns = self.tables.deliveries.c
-        found = connection.execute(select(columns.name).where(columns.id.in_(ids), columns.handler == "").distinct())
-        return set(found.scalars())
+    def _named_letters(self, letters: Iterable[str]) -> Select[Any]:
+        """Those of them that are there, locked in one order by all, so that no two operators wait for each other."""
+        number = self.tables.deliveries.c.id
+        ids = [int(each) for each in letters if _is_id(each)]
+        return self._dead(DeadFilter()).where(number.in_(ids)).order_by(number).with_for_update()
 
     def _again(self, row: Row[Any], handler: str) -> dict[str, Any]:
         return {
@@ -515,9 +510,10 @@ class SqlOperations:
         }
 
     def discard(self, connection: Connection, letters: Iterable[str]) -> int:
-        table = self.tables.deliveries
-        ids = [int(each) for each in letters if _is_id(each)]
-        return connection.execute(delete(table).where(literal_column("state = 'dead'"), table.c.id.in_(ids))).rowcount
+        number = self.tables.deliveries.c.id
+        locked = connection.execute(self._named_letters(letters).with_only_columns(number)).scalars().all()
+        connection.execute(delete(self.tables.deliveries).where(number.in_(locked)))
+        return len(locked)
 
     def old_letters(
         self, connection: Connection, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None
