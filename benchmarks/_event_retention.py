@@ -81,6 +81,13 @@ def _named(store: str, depth: int, found: Measured) -> Measured:
     return {f"{store} at {depth:,}: {name}": value for name, value in found.items()}
 
 
+NOTE = (
+    "Milliseconds, medians, with as many dead letters, as many queued deliveries and, in SQL, as many idempotency keys "
+    "and rows of an inbox as the column says. `stats` counts rows in SQL; what is removed takes as long as there is of "
+    "it, and its longest step is what others may wait for."
+)
+
+
 def table(measured: Measured) -> list[str]:
     """A row for each operation, a column for each store and depth."""
     places = {name: name.split(": ", 1) for name in measured}
@@ -88,7 +95,7 @@ def table(measured: Measured) -> list[str]:
     rows = dict[str, dict[str, float]]()
     for name, (column, row) in places.items():
         rows.setdefault(row, {})[column] = measured[name]
-    lines = ["", f"| ms | {' | '.join(columns)} |", f"|-|{'-:|' * len(columns)}"]
+    lines = ["", NOTE, "", f"| | {' | '.join(columns)} |", f"|-|{'-:|' * len(columns)}"]
     return [
         *lines,
         *(f"| {row} | {' | '.join(_cell(found.get(each)) for each in columns)} |" for row, found in rows.items()),

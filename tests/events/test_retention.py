@@ -277,18 +277,34 @@ def scripts_of(client: Any, call: Callable[[], object]) -> int:
 
 def test_a_script_looks_at_a_thousand_dead_letters_at_most(client: Any) -> None:
     store = RedisStreamEventStore(client).sync_store()
-    store.register([Subscription("mail", "e"), Subscription("rare", "e.rare")])
-    for first in range(0, 3500, 500):
-        store.append([Message(uuid4(), "e", 1, b"{}") for _ in range(500)])
-        if first == 2000:
-            store.append([Message(uuid4(), "e.rare", 1, b"{}")])
-            store.forget("rare")
-    assert scripts_of(client, lambda: store.forget("mail")) == 4
-    assert isinstance(store, RedisStore)
-    assert scripts_of(client, lambda: store.dead_page(DeadFilter(event="e.rare"), 10, None)) == 4
-    assert [each.handler for each in store.dead_page(DeadFilter(event="e.rare"), 10, None).items] == ["rare"]
-    assert scripts_of(client, lambda: store.dead_page(DeadFilter(), 10, None)) == 1
-    assert scripts_of(client, lambda: store.old_letters(DeadFilter(event="e.rare"), NOW, 500, None)) == 1
+    names = {"mail": "e", "post": "e.post", "rare": "e.rare"}
+    store.register([Subscription(handler, name) for handler, name in names.items()])
+    for name, number in (("e", 1500), ("e.rare", 1), ("e.post", 2500)):
+        store.append([Message(uuid4(), name, 1, b"{}") for _ in range(number)])
+    assert scripts_of(client, lambda: [store.forget(each) for each in names]) == 2 + 3 + 1
+
+    def scripts_for(wanted: DeadFilter, number: int) -> int:
+        assert len(store.dead_page(wanted, 10, None).items) == number
+        return scripts_of(client, lambda: store.dead_page(wanted, 10, None))
+
+    assert scripts_for(DeadFilter(), 10) == 1
+    assert scripts_for(DeadFilter(event="e.rare"), 1) == scripts_for(DeadFilter(handler="rare"), 1) == 1
+    assert scripts_for(DeadFilter(event="e.post", reason="gave_up"), 0) == 1
+    assert scripts_for(DeadFilter(event="e.post", handler="mail"), 0) == 2
+    assert store.old_letters(DeadFilter(), NOW - timedelta(days=1), 100, None).next is None
+
+
+def test_nothing_is_left_of_dead_letters_that_are_gone(client: Any) -> None:
+    store = RedisStreamEventStore(client).sync_store()
+    store.register([Subscription("mail", "e")])
+    store.append([Message(uuid4(), "e", 1, b"{}"), Message(uuid4(), "e", 1, b"{}")])
+    store.forget("mail")
+    store.register([Subscription("mail", "e")])
+    first, second = store.dead_page(DeadFilter(), 10, None).items
+    assert (store.redrive([first.id]), store.discard([second.id])) == (1, 1)
+    assert store.old_letters(DeadFilter(), NOW + timedelta(days=1), 10, None).items == ()
+    assert [each.rpartition(b":dead:")[2] for each in client.keys("*:dead*")] == [b"last"]
+    assert client.keys("*:letter:*") == []
 
 
 def test_forgetting_goes_on_where_it_was_interrupted(client: Any) -> None:

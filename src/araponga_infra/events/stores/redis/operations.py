@@ -59,7 +59,7 @@ class DeadLook(Generic[T]):
 
     Args:
         found: those that are wanted.
-        behind: the id to look on behind; None at the end.
+        behind: the place to look on behind; None at the end.
     """
 
     found: list[T]
@@ -211,13 +211,12 @@ class RedisOperations:
             script("dead_page"), _page_of(wanted, limit, after), lambda answer: _read_look(answer, _read_letter)
         )
 
-    def look_at_old(
+    def old_letters(
         self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None
     ) -> Call[DeadLook[str]]:
-        latest = str(int(died_before.timestamp() * 1000))
-        return Call(
-            script("dead_page"), _page_of(wanted, limit, after, latest), lambda answer: _read_look(answer, _text)
-        )
+        latest = int(died_before.timestamp() * 1000)
+        arguments = (*_fields_of(wanted), limit, after or "", latest)
+        return Call(script("old_letters"), arguments, lambda answer: _read_look(answer, _text))
 
     def dead_letter(self, letter: str) -> Call[DeadLetter | None]:
         """The one behind the id before it, if it is that one."""
@@ -311,9 +310,12 @@ def _event_and_handler(name: str | bytes) -> tuple[str, str]:
     return event, handler
 
 
-def _page_of(wanted: DeadFilter, limit: int, after: str | None, latest: str = "") -> tuple[Any, ...]:
-    reason = str(wanted.reason or "")
-    return wanted.event or "", wanted.handler or "", reason, limit, after or "0", wanted.until or "+inf", latest
+def _fields_of(wanted: DeadFilter) -> tuple[str, str, str]:
+    return wanted.event or "", wanted.handler or "", str(wanted.reason or "")
+
+
+def _page_of(wanted: DeadFilter, limit: int, after: str | None) -> tuple[Any, ...]:
+    return *_fields_of(wanted), limit, after or "0", wanted.until or "+inf"
 
 
 def _read_letter(row: Sequence[Any]) -> DeadLetter:

@@ -161,8 +161,7 @@ class RedisStore:
         return self._run(self._operations.discard(letters))
 
     def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
-        """As many as one look finds, perhaps none."""
-        look = self._run(self._operations.look_at_old(wanted, died_before, limit, after))
+        look = self._run(self._operations.old_letters(wanted, died_before, limit, after))
         return Page(tuple(look.found), look.behind)
 
     def close(self) -> None:
@@ -281,8 +280,7 @@ class AsyncRedisStore:
         return await self._run(self._operations.discard(letters))
 
     async def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
-        """As many as one look finds, perhaps none."""
-        look = await self._run(self._operations.look_at_old(wanted, died_before, limit, after))
+        look = await self._run(self._operations.old_letters(wanted, died_before, limit, after))
         return Page(tuple(look.found), look.behind)
 
     async def close(self) -> None:

@@ -5,7 +5,9 @@
 --   <root>:subscriptions                             hash of handler to subscription
 --   <root>:kept                                      there since the first subscription, unless Redis lost its data
 --   <root>:workers                                   sorted set of owners by expiry
---   <root>:dead, <root>:letter:<id>                  sorted set of ids; hash per dead letter
+--   <root>:letter:<id>                               hash per dead letter
+--   <root>:dead, <root>:dead:<field>:<value>         sorted sets of their ids: all, of a handler, an event, a reason
+--   <root>:dead:age                                  sorted set of "<time of death>:<id>"
 local root = KEYS[1]
 local GROUP = 'workers'
 
@@ -27,17 +29,28 @@ local function add_later(kind, handler, due, attempts, losses, envelope)
   redis.call('ZADD', key(kind, handler), string.format('%.0f', due), attempts .. ' ' .. losses .. ' ' .. envelope)
 end
 
+local function shelves(handler, event, reason)
+  return { root .. ':dead', key('dead:handler', handler), key('dead:event', event), key('dead:reason', reason) }
+end
+
+local function age(died_at, id)
+  return string.format('%016.0f:%s', died_at, id)
+end
+
 local function bury(handler, event, attempts, losses, envelope, reason, problem, died_at)
   local id = redis.call('INCR', root .. ':dead:last')
-  redis.call('ZADD', root .. ':dead', id, id)
+  for _, shelf in ipairs(shelves(handler, event, reason)) do redis.call('ZADD', shelf, id, id) end
+  redis.call('ZADD', root .. ':dead:age', 0, age(died_at, id))
   redis.call('HSET', key('letter', id), 'h', handler, 'n', event, 'a', attempts, 'l', losses, 'e', envelope,
     'r', reason, 'x', problem, 't', string.format('%.0f', died_at))
   redis.call('HINCRBY', root .. ':dead:counts', event .. '\n' .. handler, 1)
 end
 
 local function exhume(id)
-  if redis.call('ZREM', root .. ':dead', id) == 0 then return nil end
   local letter = redis.call('HMGET', key('letter', id), 'h', 'n', 'e', 'r', 't')
+  if not letter[1] then return nil end
+  for _, shelf in ipairs(shelves(letter[1], letter[2], letter[4])) do redis.call('ZREM', shelf, id) end
+  redis.call('ZREM', root .. ':dead:age', age(letter[5], id))
   redis.call('DEL', key('letter', id))
   local counted = letter[2] .. '\n' .. letter[1]
   if redis.call('HINCRBY', root .. ':dead:counts', counted, -1) <= 0 then
