@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -185,6 +186,65 @@ async def test_an_operator_redrives_what_became_a_dead_letter_for_any_reason(
         assert await operate("redrive", "--all", "--reason", reason.value) == "1 redriven\n"
     assert (await host.run_until_idle(processor)).completed == len(quarantine.BYTES)
     assert sorted(seen) == sorted((reason, quarantine.READ[reason]) for reason in letters)
+
+
+# -- what it was before
+
+
+async def test_a_delayed_event_that_is_redriven_is_not_delivered_before_its_time(host: Host, clock: FakeClock) -> None:
+    router, seen = EventRouter(), list[int]()
+    router.subscribe(Happened, name="note")(lambda happened: seen.append(happened.number))
+    processor = await host.started(router, consume=False, clock=clock)
+    await settled(processor.publish(Happened(1), delay=timedelta(hours=1)))
+    await settled(processor.publish(Happened(2)))
+    await settled(processor.forget_handler("note"))
+    mended = await host.started(router, consume=False, clock=clock)
+    assert await settled(mended.dead_letters.redrive_all()) == 2
+    await host.run_until_idle(mended, skip_delays=False)
+    assert seen == [2]
+    clock.advance(timedelta(hours=1))
+    await host.run_until_idle(mended, skip_delays=False)
+    assert seen == [2, 1]
+
+
+async def test_a_delayed_event_without_a_subscriber_is_not_delivered_before_its_time_either(
+    host: Host, clock: FakeClock
+) -> None:
+    if not host.source.capabilities.is_durable:
+        return
+    publisher = await host.started(consume=False, clock=clock)
+    await settled(publisher.publish(Happened(1), delay=timedelta(hours=1)))
+    router, seen = EventRouter(), list[int]()
+    router.subscribe(Happened, name="note")(lambda happened: seen.append(happened.number))
+    mended = await host.started(router, consume=False, clock=clock)
+    assert await settled(mended.dead_letters.redrive_all()) == 1
+    await host.run_until_idle(mended, skip_delays=False)
+    assert seen == []
+    clock.advance(timedelta(hours=1))
+    await host.run_until_idle(mended, skip_delays=False)
+    assert seen == [1]
+
+
+async def test_events_of_a_key_are_redriven_in_their_order_behind_what_waits(host: Host) -> None:
+    if not host.source.capabilities.ordering:
+        return
+    router, seen, is_mended = EventRouter(), list[int](), list[bool]()
+
+    @router.subscribe(Happened, max_attempts=1)
+    def note(happened: Happened) -> None:
+        if not is_mended:
+            raise OSError("out of order")
+        seen.append(happened.number)
+
+    processor = await host.started(router, consume=False)
+    for number in range(210):
+        await settled(processor.publish(Happened(number), ordering_key="key"))
+    await host.run_until_idle(processor, raise_dead=False)
+    is_mended.append(True)
+    await settled(processor.publish(Happened(1000), ordering_key="key"))
+    assert await settled(processor.dead_letters.redrive_all()) == 210
+    await host.run_until_idle(processor)
+    assert seen == [1000, *range(210)]
 
 
 # -- several operators

@@ -231,13 +231,14 @@ async def test_what_names_no_dead_letter_is_refused(host: Host) -> None:
         for id in (None, 3):
             with pytest.raises(InvalidArgumentError, match="id is a"):
                 await settled(call(id))
-        for absent in ("9" * 30, "garbage"):
+        for absent in ("9" * 30, "garbage", "\ud800", "\0", "", "-1", "1e3"):
             with pytest.raises(LookupError):
                 await settled(call(id=absent))
     filters: tuple[tuple[dict[str, Any], str], ...] = (
         ({"reason": "bogus"}, "gave_up"),
         ({"event": Happened}, "event"),
         ({"handler": 3}, "handler"),
+        ({"handler": "\ud800"}, "handler"),
     )
     for wanted, message in filters:
         for call in (letters.list, letters.redrive_all):

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from araponga_infra.clock import Clock, Duration, to_seconds
 from araponga_infra.errors import InvalidArgumentError
 from araponga_infra.events.errors import DeadLetterNotFoundError
-from araponga_infra.events.lifecycle import positive
+from araponga_infra.events.lifecycle import is_text, positive
 from araponga_infra.events.protocols import AsyncEventStore, EventStore
 from araponga_infra.events.values import DeadFilter, DeadLetter, DeadReason, Page
 
@@ -267,7 +267,7 @@ class AsyncDeadLetters:
 
 def _filter(event: str | None, handler: str | None, reason: DeadReason | str | None) -> DeadFilter:
     for argument, name in (("event", event), ("handler", handler)):
-        if name is not None and (not isinstance(name, str) or "\0" in name):
+        if name is not None and (not is_text(name) or "\0" in name):
             raise InvalidArgumentError(f"{argument}={name!r} is no name that a store keeps: pass a text without NUL")
     try:
         return DeadFilter(event, handler, None if reason is None else DeadReason(reason))

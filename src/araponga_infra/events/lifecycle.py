@@ -80,6 +80,17 @@ def place_of(after: str) -> int:
     return int(after)
 
 
+def is_text(value: object) -> bool:
+    """Half of a surrogate pair is a str, but no text: no store can write it."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def checked_backoff(backoff: Backoff | None) -> Backoff | None:
     if backoff is not None and not isinstance(backoff, Backoff):
         raise InvalidArgumentError(f"backoff={backoff!r} is not a Backoff: pass Backoff(initial=1, maximum=300)")

@@ -28,7 +28,7 @@ from araponga_infra.events.errors import (
 )
 from araponga_infra.events.feed import Feed
 from araponga_infra.events.handlers import SessionKind
-from araponga_infra.events.lifecycle import RetryPolicy, positive
+from araponga_infra.events.lifecycle import RetryPolicy, is_text, positive
 from araponga_infra.events.protocols import EventStoreSource, TransactionalSource, Wake
 from araponga_infra.events.records import EventsPublished
 from araponga_infra.events.router import EventRouter, checked_router, checked_routers
@@ -363,26 +363,15 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             f"headers is a {type(headers).__name__}: pass a dict of texts, such as {{'trace': '1'}}"
         )
     for name, value in headers.items():
-        if not _is_text(name) or not _is_text(value):
+        if not is_text(name) or not is_text(value):
             raise InvalidArgumentError(
                 f"headers[{name!r}] is a {type(value).__name__} that is no text: headers are texts that UTF-8 can write"
             )
     return dict(headers)
 
 
-def _is_text(value: object) -> bool:
-    """Half of a surrogate pair is a str, but no text: no store can write it."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _checked_key(key: str | None, argument: str) -> str | None:
-    if key is not None and (not key or not _is_text(key) or "\0" in key or len(key) > _KEY_LENGTH):
+    if key is not None and (not key or not is_text(key) or "\0" in key or len(key) > _KEY_LENGTH):
         raise InvalidArgumentError(f"{argument} must be a text of 1 to {_KEY_LENGTH} characters, none of them NUL")
     return key
 

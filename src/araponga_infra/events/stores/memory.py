@@ -110,6 +110,7 @@ class _MemoryStore:
         self._names_by_event: dict[str, list[tuple[str, _Queue]]] = {}
         self._queues: dict[str, _Queue] = {}
         self._dead: dict[str, DeadLetter] = {}
+        self._due_of_dead: dict[str, float] = {}
         self._accepted: dict[object, float] = {}
         self._leases: dict[str, float] = {}
         self._live = 0
@@ -144,13 +145,15 @@ class _MemoryStore:
             queue = self._queues.get(handler)
             if queue is None:
                 return
-            waiting = [*queue.suspects, *queue.ready, *(each for _, _, each in queue.later)]
-            waiting += [each for line in queue.keys.values() for _, each in line]
+            waiting = [(0.0, each) for each in (*queue.suspects, *queue.ready)]
+            waiting += [(due, each) for due, _, each in queue.later]
+            waiting += [place for line in queue.keys.values() for place in line]
             for waiting_line in (queue.suspects, queue.ready, queue.later):
                 waiting_line.clear()
             queue.keys = {each.ordering_key: deque() for _, each in queue.running.values() if each.ordering_key}
-            for delivery in waiting:
-                self._bury(delivery, delivery.attempts, DeadReason.HANDLER_GONE, "the handler was taken out of service")
+            gone = "the handler was taken out of service"
+            for due, delivery in waiting:
+                self._bury(delivery, delivery.attempts, DeadReason.HANDLER_GONE, gone, due)
             self._live -= len(waiting)
 
     # -- publishing
@@ -453,7 +456,9 @@ class _MemoryStore:
 
     # -- dead letters
 
-    def _bury(self, delivery: Delivery, attempts: int, reason: DeadReason, error: str | None) -> None:
+    def _bury(self, delivery: Delivery, attempts: int, reason: DeadReason, error: str | None, due: float = 0.0) -> None:
+        if due:
+            self._due_of_dead[delivery.id] = due
         self._dead[delivery.id] = DeadLetter(
             id=delivery.id, event_id=delivery.event_id, event_name=delivery.name, event_version=delivery.version,
             handler=delivery.handler, attempts=attempts, lost_leases=delivery.losses, reason=reason, error=error,
@@ -461,9 +466,12 @@ class _MemoryStore:
             headers=dict(delivery.headers or {}), ordering_key=delivery.ordering_key,
         )  # fmt: skip
         if len(self._dead) > self._max_dead:
-            oldest = next(iter(self._dead))
-            del self._dead[oldest]
+            self._exhume(next(iter(self._dead)))
             _logger.warning("more than max_dead=%d dead letters: the oldest was dropped", self._max_dead)
+
+    def _exhume(self, letter: str) -> tuple[DeadLetter | None, float]:
+        """It, and when it is due where that was later than its death."""
+        return self._dead.pop(letter, None), self._due_of_dead.pop(letter, 0.0)
 
     def newest_dead(self) -> str | None:
         with self._lock:
@@ -486,7 +494,7 @@ class _MemoryStore:
         redriven = 0
         with self._lock:
             for letter in letters:
-                dead = self._dead.pop(letter, None)
+                dead, due = self._exhume(letter)
                 if dead is None:
                     continue
                 decision = decide(dead.attempts, dead.lost_leases, Redriven(), _ANY_POLICY)
@@ -494,7 +502,7 @@ class _MemoryStore:
                     str(next(self._numbers)), dead.handler, dead.event_id, dead.event_name, dead.event_version,
                     dead.payload, dead.headers, dead.published_at.timestamp(), decision.attempts, 0, dead.ordering_key,
                 )  # fmt: skip
-                self._enqueue(self._queues[dead.handler], delivery, 0.0)
+                self._enqueue(self._queues[dead.handler], delivery, due)
                 redriven += 1
             self._live += redriven
         if redriven:
@@ -503,7 +511,7 @@ class _MemoryStore:
 
     def discard(self, letters: Iterable[str]) -> int:
         with self._lock:
-            return sum(1 for letter in letters if self._dead.pop(letter, None) is not None)
+            return sum(1 for letter in letters if self._exhume(letter)[0] is not None)
 
     def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
         with self._lock:

@@ -224,14 +224,18 @@ class RedisOperations:
         return Call(script("dead_page"), _page_of(DeadFilter(), 1, before), lambda answer: _read_one(answer, letter))
 
     def redrive(self, letters: Iterable[str]) -> Call[int]:
-        return Call(script("redrive"), (_json(list(letters)),), int)
+        return Call(script("redrive"), (self._now(), _ids(letters)), int)
 
     def discard(self, letters: Iterable[str]) -> Call[int]:
-        return Call(script("discard"), (_json(list(letters)),), int)
+        return Call(script("discard"), (_ids(letters),), int)
 
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _ids(letters: Iterable[str]) -> str:
+    return _json([each for each in letters if each.isdecimal()])
 
 
 def _flag(value: bool) -> str:

@@ -570,7 +570,7 @@ def _columns(fan_out: Sequence[tuple[str, Message]]) -> dict[str, list[Any]]:
 
 
 def _is_id(letter: str) -> bool:
-    return letter.isdecimal() and len(letter) <= _LONGEST_ID
+    return letter.isascii() and letter.isdecimal() and len(letter) <= _LONGEST_ID
 
 
 def _at(message: Message) -> int:

@@ -26,7 +26,7 @@ for _, message in ipairs(cjson.decode(ARGV[2])) do
     end
     deliveries = deliveries + #handlers
     if #handlers == 0 then
-      bury('', event, 0, 0, envelope, 'no_subscriber', '', now)
+      bury('', event, 0, 0, envelope, 'no_subscriber', '', now, due)
       unsubscribed = unsubscribed + 1
     end
   end

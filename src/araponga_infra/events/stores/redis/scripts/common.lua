@@ -37,17 +37,17 @@ local function age(died_at, id)
   return string.format('%016.0f:%s', died_at, id)
 end
 
-local function bury(handler, event, attempts, losses, envelope, reason, problem, died_at)
+local function bury(handler, event, attempts, losses, envelope, reason, problem, died_at, due)
   local id = redis.call('INCR', root .. ':dead:last')
   for _, shelf in ipairs(shelves(handler, event, reason)) do redis.call('ZADD', shelf, id, id) end
   redis.call('ZADD', root .. ':dead:age', 0, age(died_at, id))
   redis.call('HSET', key('letter', id), 'h', handler, 'n', event, 'a', attempts, 'l', losses, 'e', envelope,
-    'r', reason, 'x', problem, 't', string.format('%.0f', died_at))
+    'r', reason, 'x', problem, 't', string.format('%.0f', died_at), 'd', string.format('%.0f', due))
   redis.call('HINCRBY', root .. ':dead:counts', event .. '\n' .. handler, 1)
 end
 
 local function exhume(id)
-  local letter = redis.call('HMGET', key('letter', id), 'h', 'n', 'e', 'r', 't')
+  local letter = redis.call('HMGET', key('letter', id), 'h', 'n', 'e', 'r', 't', 'd')
   if not letter[1] then return nil end
   for _, shelf in ipairs(shelves(letter[1], letter[2], letter[4])) do redis.call('ZREM', shelf, id) end
   redis.call('ZREM', root .. ':dead:age', age(letter[5], id))

@@ -19,7 +19,7 @@ for _, settlement in ipairs(cjson.decode(ARGV[4])) do
   if held == nil then
     fenced = fenced + 1
   elseif target == 'dead' then
-    bury(handler, event, attempts, losses, held.envelope, reason, problem, now)
+    bury(handler, event, attempts, losses, held.envelope, reason, problem, now, 0)
   elseif target == 'retryable' then
     add_later(attempts > 0 and 'retry' or 'later', handler, now + delay, attempts, losses, held.envelope)
   else

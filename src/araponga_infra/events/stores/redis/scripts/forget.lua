@@ -1,9 +1,9 @@
 -- ARGV: now, handler, how many at most. What waits for the handler becomes dead letters; returns how many did.
 local now, handler, most = milliseconds(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local buried = 0
-local function end_it(attempts, losses, envelope)
+local function end_it(due, attempts, losses, envelope)
   bury(handler, cjson.decode(envelope)[2], attempts, losses, envelope, 'handler_gone',
-    'the handler was taken out of service', now)
+    'the handler was taken out of service', now, due)
   buried = buried + 1
 end
 
@@ -17,14 +17,16 @@ for _, kind in ipairs({ 'ready', 'alone' }) do
     if not read then break end
     for _, entry in ipairs(read[1][2]) do
       local held = release(kind, handler, entry[1])
-      end_it(held.attempts, held.losses, held.envelope)
+      end_it(0, held.attempts, held.losses, held.envelope)
     end
   end
 end
 for _, kind in ipairs({ 'later', 'retry' }) do
-  for _, member in ipairs(buried < most and redis.call('ZRANGE', key(kind, handler), 0, most - buried - 1) or {}) do
-    redis.call('ZREM', key(kind, handler), member)
-    end_it(string.match(member, '^(%d+) (%d+) (.*)$'))
+  local queue = key(kind, handler)
+  local members = buried < most and redis.call('ZRANGE', queue, 0, most - buried - 1, 'WITHSCORES') or {}
+  for place = 1, #members, 2 do
+    redis.call('ZREM', queue, members[place])
+    end_it(members[place + 1], string.match(members[place], '^(%d+) (%d+) (.*)$'))
   end
 end
 return buried
