@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -281,7 +282,7 @@ def test_a_script_looks_at_a_thousand_dead_letters_at_most(client: Any) -> None:
     store.register([Subscription(handler, name) for handler, name in names.items()])
     for name, number in (("e", 1500), ("e.rare", 1), ("e.post", 2500)):
         store.append([Message(uuid4(), name, 1, b"{}") for _ in range(number)])
-    assert scripts_of(client, lambda: [store.forget(each) for each in names]) == 2 + 3 + 1
+    assert [scripts_of(client, partial(store.forget, each)) for each in names] == [2, 3, 1]
 
     def scripts_for(wanted: DeadFilter, number: int) -> int:
         assert len(store.dead_page(wanted, 10, None).items) == number
