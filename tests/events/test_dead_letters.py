@@ -104,6 +104,23 @@ async def test_no_dead_letter_is_nothing_to_redrive_or_list(host: Host) -> None:
     assert await every(host, letters) == []
 
 
+async def test_pages_go_on_while_dead_letters_come_and_go(host: Host) -> None:
+    processor = await host.started(failing(), consume=False)
+    await bury(host, processor, 30)
+    letters, wanted = processor.dead_letters, {"handler": "fails", "reason": "attempts_exhausted"}
+    every_one = (await settled(letters.list(**wanted))).items
+    first = await settled(letters.list(**wanted, limit=10))
+    await settled(letters.discard(first.items[-1].id))
+    await settled(letters.discard(every_one[15].id))
+    await settled(letters.redrive(first.items[0].id))
+    await host.run_until_idle(processor, raise_dead=False)
+    second = await settled(letters.list(**wanted, limit=10, after=first.next))
+    assert (first.items, second.items) == (every_one[:10], every_one[10:15] + every_one[16:21])
+    third = await settled(letters.list(**wanted, after=second.next))
+    assert third.items[:-1] == every_one[21:]
+    assert third.items[-1].event_id == every_one[0].event_id, "which died again"
+
+
 # -- in batches
 
 
