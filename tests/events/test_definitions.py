@@ -34,6 +34,7 @@ from araponga_infra.events import (
     EventRouter,
     GiveUp,
     HandlerSignatureError,
+    InMemoryEventBus,
     InMemoryEventStore,
     PayloadError,
     RetryLater,
@@ -465,6 +466,27 @@ def test_upcasters_that_make_no_sense_are_refused() -> None:
     for convert in wrong:
         with pytest.raises(InvalidArgumentError, match="not a plain function"):
             router.upcast(new, from_version=2)(convert)
+
+
+def test_of_a_router_with_a_duplicate_nothing_is_included() -> None:
+    _, new = versions()
+    one, other, outer = EventRouter(), EventRouter(), EventRouter()
+    for router, convert in ((one, dict), (other, dict.copy)):
+        router.upcast(new, from_version=1)(convert)
+    for router, names in ((one, ("a", "b")), (other, ("c", "d"))):
+        for name in names:
+            router.subscribe(new, name=name, aliases=[f"former_{name}"])(lambda moved: None)
+    mended = EventRouter()
+    for name in ("c", "former_d"):
+        mended.subscribe(new, name=name)(lambda moved: None)
+    processor, bus = BackgroundEventProcessor(routers=[one]), InMemoryEventBus(routers=[one])
+    outer.include(one)
+    for includes in (processor.include, bus.include, outer.include):
+        with pytest.raises(DuplicateHandlerError, match="has two upcasters"):
+            includes(other)
+        includes(mended)
+    assert [each.name for each in outer.handlers] == ["a", "b", "c", "former_d"]
+    assert "handlers=4" in repr(processor)
 
 
 def test_two_routers_read_an_older_version_in_one_way() -> None:

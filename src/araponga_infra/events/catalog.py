@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -36,32 +36,23 @@ class Catalog:
         self._lock = threading.Lock()
 
     def include(self, router: EventRouter) -> None:
-        """
+        """Take over all of a router, or nothing.
+
         Raises:
             DuplicateHandlerError: a handler's name or alias is taken, another class has the event's name, or another
                 function reads the same older version.
         """
+        handlers, former, classes = dict(self.handlers), dict(self._former), dict(self._classes)
+        upcasters = dict(self._upcasters)
         for handler in router.handlers:
-            self._add(handler)
+            _check_names(handler, {*handlers, *former})
+            _check_class(handler, classes.setdefault(handler.event_type.name, handler.event_class))
+            handlers[handler.name] = handler
+            former.update(dict.fromkeys(handler.aliases, handler.name))
         for upcaster in router.upcasters:
-            add_upcaster(self._upcasters, upcaster)
-
-    def _add(self, handler: Handler) -> None:
-        for name in (handler.name, *handler.aliases):
-            if name in self.handlers or name in self._former:
-                raise DuplicateHandlerError(
-                    f"handler {handler.name!r}: the name {name!r} is taken already; pass name= or give the router "
-                    "a prefix, and include each router once"
-                )
-        known = self._classes.setdefault(handler.event_type.name, handler.event_class)
-        if known is not handler.event_class:
-            raise DuplicateHandlerError(
-                f"event {handler.event_type.name!r} is the name of two classes, {known.__qualname__} and "
-                f"{handler.event_class.__qualname__}: names of events are unique"
-            )
-        self.handlers[handler.name] = handler
-        self._former.update(dict.fromkeys(handler.aliases, handler.name))
-        self._codecs[handler.event_type.name] = codec_of(handler.event_class)
+            add_upcaster(upcasters, upcaster)
+        self._codecs = {name: codec_of(each) for name, each in classes.items()}
+        self.handlers, self._former, self._classes, self._upcasters = handlers, former, classes, upcasters
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -108,4 +99,21 @@ class Catalog:
             del self._met[name]
         return Quarantined(
             DeadReason.NEWER_VERSION, f"version {delivery.version} is newer than version {codec.version} known here"
+        )
+
+
+def _check_names(handler: Handler, taken: Collection[str]) -> None:
+    for name in (handler.name, *handler.aliases):
+        if name in taken:
+            raise DuplicateHandlerError(
+                f"handler {handler.name!r}: the name {name!r} is taken already; pass name= or give the router "
+                "a prefix, and include each router once"
+            )
+
+
+def _check_class(handler: Handler, known: type[Any]) -> None:
+    if known is not handler.event_class:
+        raise DuplicateHandlerError(
+            f"event {handler.event_type.name!r} is the name of two classes, {known.__qualname__} and "
+            f"{handler.event_class.__qualname__}: names of events are unique"
         )

@@ -116,7 +116,7 @@ class EventRouter:
                 function, event_class, name=name, aliases=aliases, max_attempts=max_attempts, backoff=backoff,
                 timeout=timeout, max_concurrency=max_concurrency,
             )  # fmt: skip
-            self._add(handler.prefixed(self._prefix))
+            _add(self._handlers, handler.prefixed(self._prefix))
             return function
 
         return add
@@ -156,7 +156,7 @@ class EventRouter:
         return add
 
     def include(self, router: EventRouter) -> None:
-        """Take over the handlers and upcasters that `router` has now, under this router's prefix as well.
+        """Take over the handlers and upcasters that `router` has now, all or none, under this router's prefix as well.
 
         Raises:
             DuplicateHandlerError: a handler's name is taken, or the two read an older version in different ways.
@@ -166,20 +166,23 @@ class EventRouter:
             raise InvalidArgumentError(
                 "router is this router itself: include it in a processor, a bus or another router"
             )
+        handlers, upcasters = dict(self._handlers), dict(self._upcasters)
         for handler in router.handlers:
-            self._add(handler.prefixed(self._prefix))
+            _add(handlers, handler.prefixed(self._prefix))
         for upcaster in router.upcasters:
-            add_upcaster(self._upcasters, upcaster)
-
-    def _add(self, handler: Handler) -> None:
-        if handler.name in self._handlers:
-            raise DuplicateHandlerError(
-                f"handler {handler.name!r} exists already on this router: pass name= to tell them apart"
-            )
-        self._handlers[handler.name] = handler
+            add_upcaster(upcasters, upcaster)
+        self._handlers, self._upcasters = handlers, upcasters
 
     def __repr__(self) -> str:
         return f"EventRouter(prefix={self._prefix!r}, handlers={sorted(self._handlers)})"
+
+
+def _add(handlers: dict[str, Handler], handler: Handler) -> None:
+    if handler.name in handlers:
+        raise DuplicateHandlerError(
+            f"handler {handler.name!r} exists already on this router: pass name= to tell them apart"
+        )
+    handlers[handler.name] = handler
 
 
 def checked_router(router: EventRouter) -> EventRouter:
