@@ -17,10 +17,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from araponga_infra.events import DeadReason, Inbox, RedisStreamEventStore, SqlAlchemyEventStore
+from araponga_infra.events.lifecycle import Failed, RetryPolicy, decide
 from araponga_infra.events.protocols import AsyncEventStore, EventStore
 from araponga_infra.events.stores.redis.shells import RedisStore
 from araponga_infra.events.stores.sqlalchemy.shells import SqlStore
-from araponga_infra.events.values import DeadFilter, Message, Subscription
+from araponga_infra.events.values import DeadFilter, Message, Subscription, Want
 from araponga_infra.testing.clock import FakeClock
 from araponga_infra.testing.events import awaitable_store
 from tests.events.hosts import Host
@@ -317,3 +318,29 @@ def test_forgetting_goes_on_where_it_was_interrupted(client: Any) -> None:
     store.forget("mail")
     (counted,) = store.stats().handlers
     assert (counted.event, counted.handler, counted.queued, counted.dead) == ("e", "mail", 0, 1500)
+
+
+def test_what_is_held_of_a_forgotten_handler_and_not_done_is_a_dead_letter(client: Any, clock: FakeClock) -> None:
+    store = RedisStreamEventStore(client).sync_store(clock)
+    keeper = store.lease_keeper()
+    store.register([Subscription("mail", "e")])
+    store.append([Message(uuid4(), "e", 1, b"{}") for _ in range(3)])
+    for owner in ("lost", "late"):
+        store.join(owner, 2.0)
+    (lost,) = store.exchange("lost", [], [], [Want("mail", 1)]).deliveries
+    done, failed = store.exchange("late", [], [], [Want("mail", 2)]).deliveries
+    store.forget("mail")
+    again = decide(failed.attempts, failed.losses, Failed("no"), RetryPolicy())
+    store.exchange("late", [("late", done)], [(("late", failed), again)], [])
+    keeper.reap(["other"])
+    stats = store.stats()
+    assert (stats.queued, stats.running, stats.retrying, stats.dead) == (0, 1, 0, 1)
+    clock.advance(3)
+    keeper.reap(["other"])
+    letters = store.dead_page(DeadFilter(reason=DeadReason.HANDLER_GONE), 10, None).items
+    assert [each.event_id for each in letters] == [failed.event_id, lost.event_id]
+    store.register([Subscription("mail", "e")])
+    store.redrive([each.id for each in letters])
+    keeper.reap(["other"])
+    keeper.close()
+    assert store.stats().queued == 2

@@ -276,7 +276,8 @@ class HandlerStats:
         running: are being handled.
         retrying: wait for another attempt.
         dead: ended without success, and are kept.
-        oldest_age_seconds: since the oldest of them that waits, and is due, was published; 0 when none is.
+        oldest_age_seconds: since the oldest of them that waits, and is due, was published; 0 when none is. On Redis the
+            first of each line stands for all behind it.
     """
 
     event: str

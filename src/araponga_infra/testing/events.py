@@ -573,6 +573,33 @@ class EventStoreContract:
         assert ages == pytest.approx({"mail": 3.0, "index": 10.0}, abs=0.01)
         assert stats.oldest_age_seconds == pytest.approx(10.0, abs=0.01)
 
+    async def test_stats_tell_how_long_a_late_retry_waits_already(
+        self, store: AsyncEventStore, worker: _Worker, clock: FakeClock
+    ) -> None:
+        await store.append([message()])
+        for delivery in await worker.claim():
+            await worker.settle(delivery, HandlerFailed("no"))
+        await store.append([message(delay_seconds=60.0)])
+        clock.advance(400)
+        stats = await store.stats()
+        assert (stats.queued, stats.retrying) == (2, 2)
+        assert stats.oldest_age_seconds == pytest.approx(400.0, abs=0.01)
+
+    async def test_stats_know_what_waits_under_a_former_name(self, store: AsyncEventStore, worker: _Worker) -> None:
+        await store.append([message(), message(delay_seconds=60.0)])
+        held, *_ = await worker.claim()
+        await store.register(
+            [
+                Subscription("letters", "contract.happened", ("mail",)),
+                Subscription("toc", "contract.happened", ("index",)),
+            ]
+        )
+        stats = await store.stats()
+        assert (stats.queued, stats.running) == (2, 2)
+        assert {each.handler for each in stats.handlers} == {"mail", "index", "letters", "toc"}
+        await worker.complete([held])
+        assert (await store.stats()).running == 1
+
 
 @event("contract.bus", version=1)
 @dataclass(frozen=True)

@@ -439,16 +439,18 @@ class _MemoryStore:
 
     def stats(self) -> EventStats:
         with self._lock:
-            now = self._clock.now().timestamp()
+            now, now_due = self._clock.now().timestamp(), self._clock.monotonic()
             handlers: dict[tuple[str, str], HandlerStats] = {}
             for name, queue in self._queues.items():
                 waiting = [*queue.ready, *queue.suspects]
-                oldest = max((now - each.published_at for each in waiting), default=0.0)
                 later = [each for _, _, each in queue.later]
+                behind = [place for line in queue.keys.values() for place in line]
+                due = [each for due_at, _, each in queue.later if due_at <= now_due]
+                due += [each for due_at, each in behind if due_at <= now_due]
+                oldest = max((now - each.published_at for each in (*waiting, *due)), default=0.0)
                 retrying = sum(1 for each in later if each.attempts)
-                behind = sum(map(len, queue.keys.values()))
                 dead = sum(1 for each in self._dead.values() if each.handler == name)
-                queued = len(waiting) + len(later) - retrying + behind
+                queued = len(waiting) + len(later) - retrying + len(behind)
                 found = HandlerStats(queue.event_name, name, queued, len(queue.running), retrying, dead, oldest)
                 if name in self._subscriptions or queued or found.running or retrying or dead:
                     handlers[queue.event_name, name] = found

@@ -197,7 +197,7 @@ class RedisOperations:
 
     def stats(self) -> Call[EventStats]:
         now = (self._clock or SYSTEM_CLOCK).now().timestamp()
-        return Call(script("stats"), (), lambda answer: _read_stats(answer, now))
+        return Call(script("stats"), (self._now(),), lambda answer: _read_stats(answer, now))
 
     # -- dead letters
 

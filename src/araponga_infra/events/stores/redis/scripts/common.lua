@@ -3,6 +3,8 @@
 --   <root>:later:<handler>, <root>:retry:<handler>   sorted sets by due time: "<attempts> <losses> <envelope>"
 --   <root>:route:<event>                             set of handlers
 --   <root>:subscriptions                             hash of handler to subscription
+--   <root>:handlers                                  hash of handler, former ones too, to the event that it takes
+--   <root>:forgotten                                 set of handlers of which something may still be held by a worker
 --   <root>:kept                                      there since the first subscription, unless Redis lost its data
 --   <root>:workers                                   sorted set of owners by expiry
 --   <root>:letter:<id>                               hash per dead letter
@@ -74,8 +76,34 @@ local function has_stream(stream)
   return redis.call('EXISTS', stream) == 1
 end
 
-local function handlers_of_store()
-  return redis.call('HKEYS', root .. ':subscriptions')
+-- What waits for a handler becomes dead letters, so many at most; returns how many did.
+local function bury_waiting(handler, most, now)
+  local buried = 0
+  local function end_it(due, attempts, losses, envelope)
+    bury(handler, cjson.decode(envelope)[2], attempts, losses, envelope, 'handler_gone',
+      'the handler was taken out of service', now, due)
+    buried = buried + 1
+  end
+  for _, kind in ipairs({ 'ready', 'alone' }) do
+    local stream = key(kind, handler)
+    while buried < most and has_stream(stream) do
+      local read = redis.call('XREADGROUP', 'GROUP', GROUP, 'forget', 'COUNT', most - buried, 'STREAMS', stream, '>')
+      if not read then break end
+      for _, entry in ipairs(read[1][2]) do
+        local held = release(kind, handler, entry[1])
+        end_it(0, held.attempts, held.losses, held.envelope)
+      end
+    end
+  end
+  for _, kind in ipairs({ 'later', 'retry' }) do
+    local queue = key(kind, handler)
+    local members = buried < most and redis.call('ZRANGE', queue, 0, most - buried - 1, 'WITHSCORES') or {}
+    for place = 1, #members, 2 do
+      redis.call('ZREM', queue, members[place])
+      end_it(members[place + 1], string.match(members[place], '^(%d+) (%d+) (.*)$'))
+    end
+  end
+  return buried
 end
 
 local function wake()

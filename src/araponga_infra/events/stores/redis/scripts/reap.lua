@@ -1,7 +1,8 @@
 -- ARGV: now, handlers of the caller as JSON. Returns how many were rescued, and whether suspects wait for the caller.
 -- XAUTOCLAIM goes by idle time, which a long handler has as well; here the owner's lease decides.
-local rescued = 0
-redis.call('ZREMRANGEBYSCORE', root .. ':workers', '-inf', milliseconds(ARGV[1]))
+-- What workers held of a handler when it was forgotten, and have given back or lost, becomes dead letters.
+local now, rescued, BURIED_AT_ONCE = milliseconds(ARGV[1]), 0, 500
+redis.call('ZREMRANGEBYSCORE', root .. ':workers', '-inf', now)
 
 local function name_of(consumer)
   for place = 1, #consumer, 2 do
@@ -26,13 +27,7 @@ local function rescue(kind, handler, owner)
   redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, owner)
 end
 
-local handlers, known = handlers_of_store(), {}
-for _, handler in ipairs(handlers) do known[handler] = true end
-local own = cjson.decode(ARGV[2])
-for _, handler in ipairs(own) do
-  if not known[handler] then handlers[#handlers + 1] = handler end
-end
-for _, handler in ipairs(handlers) do
+for _, handler in ipairs(redis.call('HKEYS', root .. ':handlers')) do
   for _, kind in ipairs({ 'ready', 'alone' }) do
     local stream = key(kind, handler)
     if has_stream(stream) then
@@ -43,7 +38,10 @@ for _, handler in ipairs(handlers) do
     end
   end
 end
-for _, handler in ipairs(own) do
+for _, handler in ipairs(redis.call('SMEMBERS', root .. ':forgotten')) do
+  bury_waiting(handler, BURIED_AT_ONCE, now)
+end
+for _, handler in ipairs(cjson.decode(ARGV[2])) do
   local stream = key('alone', handler)
   if has_stream(stream) and redis.call('XLEN', stream) > redis.call('XPENDING', stream, GROUP)[1] then
     return { rescued, 1 }

@@ -19,6 +19,8 @@ for _, kept in ipairs(cjson.decode(ARGV[1])) do
   drop(kept[1])
   create_groups(kept[1])
   redis.call('HSET', root .. ':subscriptions', kept[1], kept[3])
+  redis.call('HSET', root .. ':handlers', kept[1], kept[2])
+  redis.call('SREM', root .. ':forgotten', kept[1])
   redis.call('SADD', key('route', kept[2]), kept[1])
 end
 return 1
