@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -21,8 +22,10 @@ from araponga_infra.events import (
     RedisStreamEventStore,
     SqlAlchemyEventStore,
 )
-from araponga_infra.events.values import Want
+from araponga_infra.events.protocols import AsyncEventStore
+from araponga_infra.events.values import Message, Subscription, Want
 from araponga_infra.telemetry import Record
+from araponga_infra.testing.events import awaitable_store
 from tests.events.hosts import Happened, Host, eventually, resumed, settled
 from tests.servers.redis_server import RedisOptions
 
@@ -254,6 +257,30 @@ async def test_an_emptied_redis_delivers_what_is_published_at_once(is_async: boo
         await publish_when_it_can(web, 2)
         await resumed(lambda: seen == added == [1, 2])
         assert not (await settled(web.stats())).dead
+    await settled(client.aclose() if is_async else client.close())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_emptied_redis_gets_back_what_each_process_knows(is_async: bool, redis_url: str) -> None:
+    """Whoever comes first may not know them all."""
+    kind_of_client: Any = redis.asyncio.Redis if is_async else redis.Redis
+    client = kind_of_client.from_url(redis_url)
+
+    def opened() -> AsyncEventStore:
+        source = RedisStreamEventStore(client)
+        return source.async_store() if is_async else awaitable_store(source.sync_store())
+
+    mail, index, web = opened(), opened(), opened()
+    await mail.register([Subscription("mail", "e")])
+    await index.register([Subscription("index", "e")])
+    assert (await web.append([Message(uuid4(), "e", 1, b"{}")])).deliveries == 2
+    await settled(client.flushdb())
+    await mail.register([Subscription("mail", "e")])
+    assert (await web.append([Message(uuid4(), "e", 1, b"{}")])).deliveries == 2
+    await settled(client.flushdb())
+    await web.append([Message(uuid4(), "e", 1, b"{}")])
+    await mail.forget("mail")
+    assert (await web.append([Message(uuid4(), "e", 1, b"{}")])).deliveries == 1
     await settled(client.aclose() if is_async else client.close())
 
 

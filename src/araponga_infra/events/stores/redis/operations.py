@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -32,7 +32,7 @@ from araponga_infra.events.values import (
     as_datetime,
 )
 
-__all__ = ["FORGET_BATCH", "Call", "DeadLook", "RedisOperations"]
+__all__ = ["FORGET_BATCH", "Call", "DeadLook", "RedisOperations", "Stored"]
 
 T = TypeVar("T")
 FORGET_BATCH = 1000
@@ -51,6 +51,19 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 
 _read_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What Redis knows of subscriptions.
+
+    Args:
+        life: another name after each loss of its data; empty before the first subscription.
+        subscriptions: of all processes.
+    """
+
+    life: str
+    subscriptions: list[Subscription]
 
 
 @dataclass(frozen=True)
@@ -88,20 +101,24 @@ class RedisOperations:
         self._clock = clock
         self._handlers: tuple[str, ...] = ()
         self._known: dict[str, Subscription] = {}
+        self._life = ""
 
     def _now(self) -> str:
         return "" if self._clock is None else str(int(self._clock.now().timestamp() * 1000))
 
     # -- subscriptions
 
-    def subscriptions(self) -> Call[Sequence[Subscription]]:
-        return Call(script("subscriptions"), (), _read_subscriptions)
+    def subscriptions(self) -> Call[Stored]:
+        return Call(
+            script("subscriptions"), (), lambda answer: Stored(_text(answer[0]), _read_subscriptions(answer[1]))
+        )
 
-    def plan(self, stored: Sequence[Subscription], wanted: Sequence[Subscription]) -> SubscriptionPlan:
-        known = {each.handler: each for each in stored}
+    def plan(self, stored: Stored, wanted: Sequence[Subscription]) -> SubscriptionPlan:
+        known = {each.handler: each for each in stored.subscriptions}
         plan = plan_subscriptions(known.values(), wanted)
         keep = tuple(each for each in plan.keep if known.get(each.handler) != each)
         self._handlers = tuple({*known, *plan.names})
+        self._life = stored.life
         self._known = {name: each for name, each in known.items() if name not in plan.remove}
         self._known.update({each.handler: each for each in keep})
         return SubscriptionPlan(keep, plan.remove, plan.names)
@@ -109,17 +126,21 @@ class RedisOperations:
     def subscribe(self, plan: SubscriptionPlan) -> Call[None]:
         return self._subscribe(plan.keep, plan.remove, is_restoring=False)
 
-    def is_lost(self, stored: Sequence[Subscription]) -> bool:
-        """Whether there may be less than what other processes rely on: `restore` it, which knows for sure."""
-        return not stored and bool(self._known)
+    def is_lost(self, stored: Stored) -> bool:
+        """Whether Redis has lost its data since, and others rely on what is known here: `restore` it."""
+        return bool(self._known) and stored.life != self._life
 
     def restore(self) -> Call[None]:
-        """Write all that is known of the subscriptions of any process, where Redis has lost its data."""
+        """Write what is known of the subscriptions of any process and is missing: others may know more, or less."""
         return self._subscribe(tuple(self._known.values()), (), is_restoring=True)
 
     def _subscribe(self, keep: Sequence[Subscription], remove: Sequence[str], *, is_restoring: bool) -> Call[None]:
         kept = [(each.handler, each.event_name, _json(each)) for each in keep]
-        return Call(script("subscribe"), (_json(kept), _json(remove), _flag(is_restoring)), _ignore)
+        arguments = _json(kept), _json(remove), uuid4().hex, _flag(is_restoring)
+        return Call(script("subscribe"), arguments, self._read_life)
+
+    def _read_life(self, answer: str | bytes) -> None:
+        self._life = _text(answer)
 
     def forget(self, handler: str) -> Call[int]:
         """Answers how many were buried; fewer than `FORGET_BATCH` when they are all."""
@@ -141,14 +162,15 @@ class RedisOperations:
             )
             for each in messages
         ]
-        known = 0 if is_restored else len(self._known)
-        return Call(script("append"), (self._now(), _json(batch), known), self._read_appended)
+        life = "" if is_restored else self._life
+        return Call(script("append"), (self._now(), _json(batch), len(self._known), life), self._read_appended)
 
     def _read_appended(self, answer: Sequence[Any]) -> Appended | None:
         if int(answer[0]) < 0:
             return None
         if answer[3]:
             self._known = {each.handler: each for each in _read_subscriptions(answer[3])}
+            self._life = _text(answer[4])
         return Appended(*map(int, answer[:3]))
 
     # -- processing

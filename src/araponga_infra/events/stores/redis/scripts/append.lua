@@ -1,9 +1,10 @@
--- ARGV: now, messages as JSON: {event, id, window, due, delay, envelope}, how many subscriptions the caller knows.
--- Returns deliveries, duplicates, unsubscribed, and the subscriptions {handler, subscription, ...} where they are more or
--- fewer; or {-1} and writes nothing where there were some and Redis has lost its data.
+-- ARGV: now, messages as JSON: {event, id, window, due, delay, envelope}, how many subscriptions the caller knows, and in
+-- which life of Redis it learnt them ('' if it knows none).
+-- Returns deliveries, duplicates, unsubscribed, and where the subscriptions are more or fewer, they {handler, subscription,
+-- ...} and this life's name; or {-1} and writes nothing where Redis has lost its data since.
 local now, known = milliseconds(ARGV[1]), tonumber(ARGV[3])
-local stored = redis.call('HLEN', root .. ':subscriptions')
-if known > 0 and stored == 0 and redis.call('EXISTS', root .. ':kept') == 0 then return { -1 } end
+local life = redis.call('GET', root .. ':life') or ''
+if ARGV[4] ~= '' and ARGV[4] ~= life then return { -1 } end
 local deliveries, duplicates, unsubscribed = 0, 0, 0
 for _, message in ipairs(cjson.decode(ARGV[2])) do
   local event, id, window, due, delay, envelope = unpack(message)
@@ -32,5 +33,5 @@ for _, message in ipairs(cjson.decode(ARGV[2])) do
   end
 end
 if deliveries > 0 then wake() end
-local changed = stored ~= known and redis.call('HGETALL', root .. ':subscriptions') or {}
-return { deliveries, duplicates, unsubscribed, changed }
+local is_changed = redis.call('HLEN', root .. ':subscriptions') ~= known
+return { deliveries, duplicates, unsubscribed, is_changed and redis.call('HGETALL', root .. ':subscriptions') or {}, life }

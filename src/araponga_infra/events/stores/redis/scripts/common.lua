@@ -5,7 +5,7 @@
 --   <root>:subscriptions                             hash of handler to subscription
 --   <root>:handlers                                  hash of handler, former ones too, to the event that it takes
 --   <root>:forgotten                                 set of handlers of which something may still be held by a worker
---   <root>:kept                                      there since the first subscription, unless Redis lost its data
+--   <root>:life                                      a name from the first subscription on, another after a loss of data
 --   <root>:workers                                   sorted set of owners by expiry
 --   <root>:letter:<id>                               hash per dead letter
 --   <root>:dead, <root>:dead:<field>:<value>         sorted sets of their ids: all, of a handler, an event, a reason

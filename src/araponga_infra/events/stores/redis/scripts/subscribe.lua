@@ -1,6 +1,7 @@
--- ARGV: kept as JSON: {handler, event, subscription}, removed handlers as JSON, whether only where all was lost.
-if redis.call('EXISTS', root .. ':kept') == 1 and ARGV[3] == '1' then return 0 end
-redis.call('SET', root .. ':kept', '1')
+-- ARGV: kept as JSON: {handler, event, subscription}, removed handlers as JSON, a name for this life where it has none yet,
+-- whether only what is missing is written. Returns this life's name.
+redis.call('SET', root .. ':life', ARGV[3], 'NX')
+local is_restoring = ARGV[4] == '1'
 local function drop(handler)
   local stored = redis.call('HGET', root .. ':subscriptions', handler)
   if stored then redis.call('SREM', key('route', cjson.decode(stored).event_name), handler) end
@@ -16,11 +17,14 @@ end
 
 for _, handler in ipairs(cjson.decode(ARGV[2])) do drop(handler) end
 for _, kept in ipairs(cjson.decode(ARGV[1])) do
-  drop(kept[1])
-  create_groups(kept[1])
-  redis.call('HSET', root .. ':subscriptions', kept[1], kept[3])
-  redis.call('HSET', root .. ':handlers', kept[1], kept[2])
-  redis.call('SREM', root .. ':forgotten', kept[1])
-  redis.call('SADD', key('route', kept[2]), kept[1])
+  local handler, event, subscription = unpack(kept)
+  if not (is_restoring and redis.call('HEXISTS', root .. ':subscriptions', handler) == 1) then
+    drop(handler)
+    create_groups(handler)
+    redis.call('HSET', root .. ':subscriptions', handler, subscription)
+    redis.call('HSET', root .. ':handlers', handler, event)
+    redis.call('SREM', root .. ':forgotten', handler)
+    redis.call('SADD', key('route', event), handler)
+  end
 end
-return 1
+return redis.call('GET', root .. ':life')
