@@ -97,7 +97,8 @@ async def test_a_call_may_be_cancelled_at_every_await(kind: str, cache: Uniform)
     async def use(number: int) -> None:
         name = f"row:{number}"
         await cache.set(name, "old", tags=("t",))
-        assert await cache.get(name) == "old"
+        # a miss while what a cancelled write has left in doubt is removed
+        assert await cache.get(name) in ("old", None)
         await cache.get_or_set(f"{name}:x", lambda: 1)
         await cache.delete(name)
         await cache.delete_by_tag("t")

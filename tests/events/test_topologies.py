@@ -103,6 +103,7 @@ async def test_processing_goes_on_after_a_failover_by_sentinel(is_async: bool) -
             processor = await host.started(noting(seen), poll_interval=0.1, lease=0.5)
             await settled(processor.publish(Happened(1)))
             await eventually(lambda: seen == [1])
+            await eventually(lambda: replica.execute("EXISTS", "{araponga}:events:subscriptions"), seconds=30)
             watcher.fail_over()
             await eventually(lambda: is_primary(replica), seconds=30)
             primary.kill()

@@ -257,10 +257,14 @@ def create_app():
 
 
 def test_a_prefork_server_with_handlers_in_its_workers(
-    tmp_path: Path, postgres_database: PostgresDatabase, plain_environment: dict[str, str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_database: PostgresDatabase,
+    plain_environment: dict[str, str],
 ) -> None:
     (tmp_path / "prefork.py").write_text(PREFORK_APP)
-    path = tmp_path / "gunicorn.sock"
+    monkeypatch.chdir(tmp_path)
+    path = Path("gunicorn.sock")  # relative, since the kernel takes about 100 characters
     environment = plain_environment | {
         "ARAPONGA_DATABASE_URL": postgres_database.url(),
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]),
