@@ -120,7 +120,7 @@ def make_processor():
     return BackgroundEventProcessor(store, routers=[router])
 
 
-def interrupting(engine):
+def interrupting(engine, times=1):
     '''SIGINT comes in the middle of the second batch that is redriven or discarded.'''
     batches = []
 
@@ -128,15 +128,19 @@ def interrupting(engine):
     def interrupt(connection, cursor, statement, *rest):
         if statement.startswith("DELETE FROM araponga_deliveries"):
             batches.append(statement)
-            if len(batches) == 2:
+            for _ in range(times if len(batches) == 2 else 0):
                 os.kill(os.getpid(), signal.SIGINT)
 
     return engine
 
 
-def make_interrupted_processor():
-    engine = interrupting(create_engine(InfraSettings.from_env().database_url, poolclass=NullPool))
+def make_interrupted_processor(times=1):
+    engine = interrupting(create_engine(InfraSettings.from_env().database_url, poolclass=NullPool), times)
     return BackgroundEventProcessor(SqlAlchemyEventStore(engine))
+
+
+def make_twice_interrupted_processor():
+    return make_interrupted_processor(times=2)
 
 
 def make_interrupted_async_processor():

@@ -227,6 +227,17 @@ def test_ctrl_c_ends_between_two_batches_and_the_next_call_goes_on(
     assert dead(run) == []
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_batch(run: Run, start: Start, order: Callable[..., None]) -> None:
+    order(*["broken plate"] * 450)
+    process = start("dead-letters", "redrive", "--all", "--app", "shop:make_twice_interrupted_processor")
+    written, said = process.communicate(timeout=60)
+    assert (process.returncode, written) == (1, "")
+    assert "Aborted!" in said
+    assert "Traceback" not in said
+    left = json.loads(run("events", "stats", "--json").stdout)
+    assert (left["dead"], left["queued"]) == (250, 200), "the batch is rolled back"
+
+
 def test_ctrl_c_ends_between_two_ids(run: Run, start: Start, order: Callable[..., None]) -> None:
     order("broken plate", "broken cup", "broken jar")
     ids = [each["id"] for each in dead(run)]
