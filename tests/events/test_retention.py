@@ -16,6 +16,7 @@ import redis
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
+from araponga_infra.errors import NotConfiguredError
 from araponga_infra.events import DeadReason, Inbox, RedisStreamEventStore, SqlAlchemyEventStore
 from araponga_infra.events.lifecycle import Failed, RetryPolicy, decide
 from araponga_infra.events.protocols import AsyncEventStore, EventStore
@@ -204,6 +205,26 @@ async def test_what_waits_for_a_handler_that_is_gone_is_buried_a_batch_at_each_l
     assert await reaped(host, store, waiting) == [2500, 500, 0]
     (first,) = (await store.dead_page(DeadFilter(), 1, None)).items
     assert (first.handler, first.reason) == ("mail", DeadReason.HANDLER_GONE)
+
+
+@pytest.mark.anyio
+async def test_what_fails_while_tidying_up_does_not_keep_a_worker_from_finding_dead_ones(
+    host: Host, clock: FakeClock
+) -> None:
+    if host.engine is None:
+        return
+    store = await opened(host, clock)
+    await store.append([Message(uuid4(), "e", 1, b"{}")])
+    await store.join("dead", 1.0)
+    await store.exchange("dead", [], [], [Want("mail", 1)])
+    clock.advance(2)
+    with plain(host) as connection:
+        connection.execute(text("DROP TABLE araponga_accepted"))
+    keeper = store.lease_keeper()
+    with pytest.raises(NotConfiguredError):
+        await asyncio.to_thread(keeper.reap, ["mail"])
+    assert (await asyncio.to_thread(keeper.reap, ["mail"])).rescued == 1
+    await asyncio.to_thread(keeper.close)
 
 
 async def opened(host: Host, clock: FakeClock) -> AsyncEventStore:

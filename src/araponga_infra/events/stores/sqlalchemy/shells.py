@@ -429,11 +429,15 @@ class _Tidying:
         self._until_next = 0
 
     def is_due(self) -> bool:
-        self._until_next -= 1
-        return self._until_next < 0
+        """A failure is not tried again at the next look, which has dead workers to find."""
+        if self._until_next:
+            self._until_next -= 1
+            return False
+        self._until_next = _SWEEP_EVERY - 1
+        return True
 
-    def note(self, *, is_more: bool) -> None:
-        self._until_next = 0 if is_more else _SWEEP_EVERY - 1
+    def go_on(self) -> None:
+        self._until_next = 0
 
 
 class _SqlLeaseKeeper:
@@ -450,8 +454,8 @@ class _SqlLeaseKeeper:
         return self._store.beat(owner, lease_seconds)
 
     def reap(self, handlers: Sequence[str]) -> Reaped:
-        if self._tidying.is_due():
-            self._tidying.note(is_more=self._store.sweep())
+        if self._tidying.is_due() and self._store.sweep():
+            self._tidying.go_on()
         return self._store.reap(handlers)
 
     def close(self) -> None:
@@ -476,8 +480,8 @@ class _AsyncSqlLeaseKeeper:
         return self._runner.run(self._reap(handlers))
 
     async def _reap(self, handlers: Sequence[str]) -> Reaped:
-        if self._tidying.is_due():
-            self._tidying.note(is_more=await self._store.sweep())
+        if self._tidying.is_due() and await self._store.sweep():
+            self._tidying.go_on()
         return await self._store.reap(handlers)
 
     def close(self) -> None:
