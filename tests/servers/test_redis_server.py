@@ -50,9 +50,9 @@ def test_the_memory_limit_and_further_settings_hold(start_redis: StartRedis) -> 
         RedisOptions(maxmemory="3mb", maxmemory_policy="allkeys-lru", settings={"notify-keyspace-events": "KEA"})
     )
 
-    assert server.execute("CONFIG", "GET", "maxmemory") == {"maxmemory": str(3 * 1024 * 1024)}
-    assert server.execute("CONFIG", "GET", "maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
-    assert set(server.execute("CONFIG", "GET", "notify-keyspace-events")["notify-keyspace-events"]) == set("AKE")
+    assert server.execute("CONFIG GET", "maxmemory") == {"maxmemory": str(3 * 1024 * 1024)}
+    assert server.execute("CONFIG GET", "maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+    assert set(server.execute("CONFIG GET", "notify-keyspace-events")["notify-keyspace-events"]) == set("AKE")
 
 
 def test_a_replica_follows_a_server_with_a_password(start_redis: StartRedis) -> None:

@@ -127,7 +127,7 @@ class Codec:
             self.decode(payload)
             if _NULL in payload and _has_no_json_number(self._content(value)):
                 raise ValueError("NaN and infinity have no JSON form and would be read as null")  # noqa: TRY301
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             raise PayloadError(
                 f"event {self.name!r} cannot be published: {_without_values(error)}; "
                 f"give {type(value).__qualname__} fields of the types it declares"
