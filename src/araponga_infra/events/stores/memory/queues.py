@@ -1,8 +1,7 @@
-"""The store in memory: bounded, ordered, gone with the process."""
+"""What is queued in memory, and for whom: one set of queues, behind one lock."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import logging
 import threading
@@ -13,10 +12,11 @@ from itertools import count, islice
 
 import msgspec
 
-from araponga_infra.clock import SYSTEM_CLOCK, Clock
+from araponga_infra.clock import Clock
 from araponga_infra.events.errors import QueueFullError
-from araponga_infra.events.lifecycle import Abandoned, Decision, Redriven, RetryPolicy, decide, place_of, positive
-from araponga_infra.events.protocols import AsyncEventStore, EventStore, Settlement, Wake
+from araponga_infra.events.lifecycle import Abandoned, Decision, Redriven, RetryPolicy, decide
+from araponga_infra.events.protocols import Settlement, Wake
+from araponga_infra.events.stores.memory.letters import BuriedLetters
 from araponga_infra.events.subscribing import plan_subscriptions
 from araponga_infra.events.values import (
     Appended,
@@ -35,53 +35,13 @@ from araponga_infra.events.values import (
     State,
     Subscription,
     Want,
-    as_datetime,
 )
 
-__all__ = ["InMemoryEventStore"]
+__all__ = ["CAPABILITIES", "MemoryLeaseKeeper", "MemoryListener", "MemoryStore"]
 
+CAPABILITIES = Capabilities(is_durable=False, ordering=True, transactions=False)
 _ANY_POLICY = RetryPolicy()
 _logger = logging.getLogger("araponga_infra.events.memory")
-
-
-class InMemoryEventStore:
-    """Keeps deliveries in this process: for embedded use, for tests, and where losing events with it is acceptable.
-
-    Serves sync and async processors, several of them at once, from any thread. How many deliveries it takes is the
-    processor's `max_queued`. An event without a subscriber is counted and logged, not kept.
-
-    It fails only when it is full: `QueueFullError`, or waiting, as the processor's `when_full` says. What it holds when
-    the process ends is lost, and `stop()` works it off as far as the grace allows.
-
-    Args:
-        max_dead: dead letters kept; beyond it the oldest goes.
-
-    Examples:
-        >>> processor = BackgroundEventProcessor(InMemoryEventStore(), routers=[router])
-    """
-
-    capabilities: Capabilities = Capabilities(is_durable=False, ordering=True, transactions=False)
-
-    def __init__(self, *, max_dead: int = 10_000) -> None:
-        self._max_dead = positive(max_dead, "max_dead")
-        self._store: _MemoryStore | None = None
-        self._lock = threading.Lock()
-
-    def sync_store(self, clock: Clock | None = None) -> EventStore:
-        return self._shared(clock)
-
-    def async_store(self, clock: Clock | None = None) -> AsyncEventStore:
-        return _AsyncMemoryStore(self._shared(clock))
-
-    def _shared(self, clock: Clock | None) -> _MemoryStore:
-        """One set of queues, on the clock of whoever came first."""
-        with self._lock:
-            if self._store is None:
-                self._store = _MemoryStore(clock or SYSTEM_CLOCK, self._max_dead)
-            return self._store
-
-    def __repr__(self) -> str:
-        return "InMemoryEventStore()"
 
 
 class _Queue:
@@ -98,19 +58,19 @@ class _Queue:
         self.keys: dict[str, deque[tuple[float, Delivery]]] = {}
 
 
-class _MemoryStore:
-    capabilities = InMemoryEventStore.capabilities
+class MemoryStore:
+    """For sync code, and behind the async shell; thread-safe."""
+
+    capabilities = CAPABILITIES
 
     def __init__(self, clock: Clock, max_dead: int) -> None:
         self._clock = clock
-        self._max_dead = max_dead
         self._lock = threading.RLock()
         self._numbers = count(1)
         self._subscriptions: dict[str, Subscription] = {}
         self._names_by_event: dict[str, list[tuple[str, _Queue]]] = {}
         self._queues: dict[str, _Queue] = {}
-        self._dead: dict[str, DeadLetter] = {}
-        self._due_of_dead: dict[str, float] = {}
+        self._dead = BuriedLetters(clock, max_dead)
         self._accepted: dict[object, float] = {}
         self._leases: dict[str, float] = {}
         self._live = 0
@@ -153,7 +113,7 @@ class _MemoryStore:
             queue.keys = {each.ordering_key: deque() for _, each in queue.running.values() if each.ordering_key}
             gone = "the handler was taken out of service"
             for due, delivery in waiting:
-                self._bury(delivery, delivery.attempts, DeadReason.HANDLER_GONE, gone, due)
+                self._dead.bury(delivery, delivery.attempts, DeadReason.HANDLER_GONE, gone, due)
             self._live -= len(waiting)
 
     # -- publishing
@@ -258,10 +218,11 @@ class _MemoryStore:
 
     def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
         freed = threading.Event()
-        if self._await_room(needed, capacity, freed.set):
+        if self.await_room(needed, capacity, freed.set):
             freed.wait(timeout_seconds)
 
-    def _await_room(self, needed: int, capacity: int, freed: Callable[[], object]) -> bool:
+    def await_room(self, needed: int, capacity: int, freed: Callable[[], object]) -> bool:
+        """Returns whether there is no room yet: then `freed` is called when some deliveries are done."""
         with self._lock:
             if self._live + needed <= capacity:
                 return False
@@ -328,7 +289,7 @@ class _MemoryStore:
         queue = self._queues[delivery.handler]
         if decision.state is State.DEAD:
             reason = decision.reason or DeadReason.ATTEMPTS_EXHAUSTED
-            self._bury(delivery, decision.attempts, reason, decision.error)
+            self._dead.bury(delivery, decision.attempts, reason, decision.error)
             self._live -= 1
         elif decision.state is not State.COMPLETED:
             again = _unclaimed(delivery, attempts=decision.attempts, losses=decision.losses)
@@ -395,8 +356,8 @@ class _MemoryStore:
             self._leases.pop(owner, None)
             self.reconcile(owner, ())
 
-    def lease_keeper(self) -> _MemoryLeaseKeeper:
-        return _MemoryLeaseKeeper(self)
+    def lease_keeper(self) -> MemoryLeaseKeeper:
+        return MemoryLeaseKeeper(self)
 
     def beat(self, owner: str, lease_seconds: float) -> bool:
         with self._lock:
@@ -419,8 +380,8 @@ class _MemoryStore:
             has_suspects = any(self._queues[each].suspects for each in handlers if each in self._queues)
         return Reaped(rescued, has_suspects)
 
-    def listen(self, wake: Wake) -> _MemoryListener:
-        return _MemoryListener(self._wakes, wake)
+    def listen(self, wake: Wake) -> MemoryListener:
+        return MemoryListener(self._wakes, wake)
 
     def _wake(self) -> None:
         for wake in self._wakes:
@@ -449,7 +410,7 @@ class _MemoryStore:
                 due += [each for due_at, each in behind if due_at <= now_due]
                 oldest = max((now - each.published_at for each in (*waiting, *due)), default=0.0)
                 retrying = sum(1 for each in later if each.attempts)
-                dead = sum(1 for each in self._dead.values() if each.handler == name)
+                dead = self._dead.number_of(name)
                 queued = len(waiting) + len(later) - retrying + len(behind)
                 found = HandlerStats(queue.event_name, name, queued, len(queue.running), retrying, dead, oldest)
                 if name in self._subscriptions or queued or found.running or retrying or dead:
@@ -458,45 +419,23 @@ class _MemoryStore:
 
     # -- dead letters
 
-    def _bury(self, delivery: Delivery, attempts: int, reason: DeadReason, error: str | None, due: float = 0.0) -> None:
-        if due:
-            self._due_of_dead[delivery.id] = due
-        self._dead[delivery.id] = DeadLetter(
-            id=delivery.id, event_id=delivery.event_id, event_name=delivery.name, event_version=delivery.version,
-            handler=delivery.handler, attempts=attempts, lost_leases=delivery.losses, reason=reason, error=error,
-            published_at=as_datetime(delivery.published_at), died_at=self._clock.now(), payload=delivery.payload,
-            headers=dict(delivery.headers or {}), ordering_key=delivery.ordering_key,
-        )  # fmt: skip
-        if len(self._dead) > self._max_dead:
-            self._exhume(next(iter(self._dead)))
-            _logger.warning("more than max_dead=%d dead letters: the oldest was dropped", self._max_dead)
-
-    def _exhume(self, letter: str) -> tuple[DeadLetter | None, float]:
-        """It, and when it is due where that was later than its death."""
-        return self._dead.pop(letter, None), self._due_of_dead.pop(letter, 0.0)
-
     def newest_dead(self) -> str | None:
         with self._lock:
-            return max(self._dead, key=int, default=None)
+            return self._dead.newest()
 
     def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
         with self._lock:
-            behind = place_of(after) if after is not None else 0
-            matching = sorted(
-                (each for each in self._dead.values() if int(each.id) > behind and _matches(each, wanted)),
-                key=lambda each: int(each.id),
-            )
-        items = tuple(matching[:limit])
-        return Page(items, items[-1].id if len(matching) > limit else None)
+            return self._dead.page(wanted, limit, after)
 
     def dead_letter(self, letter: str) -> DeadLetter | None:
-        return self._dead.get(letter)
+        with self._lock:
+            return self._dead.get(letter)
 
     def redrive(self, letters: Iterable[str]) -> int:
         redriven = 0
         with self._lock:
             for letter in letters:
-                dead, due = self._exhume(letter)
+                dead, due = self._dead.take(letter)
                 if dead is None:
                     continue
                 decision = decide(dead.attempts, dead.lost_leases, Redriven(), _ANY_POLICY)
@@ -513,18 +452,11 @@ class _MemoryStore:
 
     def discard(self, letters: Iterable[str]) -> int:
         with self._lock:
-            return sum(1 for letter in letters if self._exhume(letter)[0] is not None)
+            return sum(1 for letter in letters if self._dead.take(letter)[0] is not None)
 
     def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
         with self._lock:
-            behind = int(after or 0)
-            old = sorted(
-                int(each.id)
-                for each in self._dead.values()
-                if int(each.id) > behind and each.died_at < died_before and _matches(each, wanted)
-            )
-        items = tuple(map(str, old[:limit]))
-        return Page(items, items[-1] if len(old) > limit else None)
+            return self._dead.old(wanted, died_before, limit, after)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -541,17 +473,8 @@ def _is_plain(message: Message) -> bool:
     )
 
 
-def _matches(letter: DeadLetter, wanted: DeadFilter) -> bool:
-    return (
-        wanted.event in (None, letter.event_name)
-        and wanted.handler in (None, letter.handler)
-        and wanted.reason in (None, letter.reason)
-        and (wanted.until is None or int(letter.id) <= int(wanted.until))
-    )
-
-
-class _MemoryLeaseKeeper:
-    def __init__(self, store: _MemoryStore) -> None:
+class MemoryLeaseKeeper:
+    def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
     def join(self, owner: str, lease_seconds: float) -> None:
@@ -567,7 +490,7 @@ class _MemoryLeaseKeeper:
         """Nothing is held open."""
 
 
-class _MemoryListener:
+class MemoryListener:
     def __init__(self, wakes: list[Wake], wake: Wake) -> None:
         self._wakes, self._wake = wakes, wake
         wakes.append(wake)
@@ -575,91 +498,3 @@ class _MemoryListener:
     def close(self) -> None:
         if self._wake in self._wakes:
             self._wakes.remove(self._wake)
-
-
-class _AsyncMemoryStore:
-    """The same queues for async code: nothing here blocks, so nothing is awaited."""
-
-    capabilities = InMemoryEventStore.capabilities
-
-    def __init__(self, store: _MemoryStore) -> None:
-        self._store = store
-
-    async def register(self, subscriptions: Sequence[Subscription]) -> Mapping[str, str]:
-        return self._store.register(subscriptions)
-
-    async def forget(self, handler: str) -> None:
-        self._store.forget(handler)
-
-    async def append(self, messages: Sequence[Message], *, capacity: int | None = None) -> Appended:
-        return self._store.append(messages, capacity=capacity)
-
-    async def wait_for_room(self, needed: int, capacity: int, timeout_seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        freed = asyncio.Event()
-
-        def from_any_thread() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(freed.set)
-
-        if self._store._await_room(needed, capacity, from_any_thread):
-            try:
-                await asyncio.wait_for(freed.wait(), timeout_seconds)
-            except TimeoutError:
-                return
-
-    async def exchange(
-        self,
-        owner: str,
-        completed: Sequence[Receipt],
-        settlements: Sequence[Settlement],
-        wants: Sequence[Want],
-        *,
-        ignore_due: bool = False,
-    ) -> Exchange:
-        return self._store.exchange(owner, completed, settlements, wants, ignore_due=ignore_due)
-
-    async def claim_alone(self, owner: str, handlers: Sequence[str]) -> Exchange:
-        return self._store.claim_alone(owner, handlers)
-
-    async def join(self, owner: str, lease_seconds: float) -> None:
-        self._store.join(owner, lease_seconds)
-
-    async def reconcile(self, owner: str, held: Sequence[str]) -> int:
-        return self._store.reconcile(owner, held)
-
-    async def leave(self, owner: str) -> None:
-        self._store.leave(owner)
-
-    def lease_keeper(self) -> _MemoryLeaseKeeper:
-        return self._store.lease_keeper()
-
-    def listen(self, wake: Wake) -> _MemoryListener:
-        return self._store.listen(wake)
-
-    async def pending(self, handlers: Sequence[str], *, ignore_due: bool = False) -> int:
-        return self._store.pending(handlers, ignore_due=ignore_due)
-
-    async def stats(self) -> EventStats:
-        return self._store.stats()
-
-    async def newest_dead(self) -> str | None:
-        return self._store.newest_dead()
-
-    async def dead_page(self, wanted: DeadFilter, limit: int, after: str | None) -> Page[DeadLetter]:
-        return self._store.dead_page(wanted, limit, after)
-
-    async def dead_letter(self, letter: str) -> DeadLetter | None:
-        return self._store.dead_letter(letter)
-
-    async def redrive(self, letters: Iterable[str]) -> int:
-        return self._store.redrive(letters)
-
-    async def discard(self, letters: Iterable[str]) -> int:
-        return self._store.discard(letters)
-
-    async def old_letters(self, wanted: DeadFilter, died_before: datetime, limit: int, after: str | None) -> Page[str]:
-        return self._store.old_letters(wanted, died_before, limit, after)
-
-    async def close(self) -> None:
-        self._store.close()
