@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -20,6 +22,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from araponga_infra.events import (
+    AsyncBackgroundEventProcessor,
     BackgroundEventProcessor,
     DeliveryContext,
     EventRouter,
@@ -496,6 +499,154 @@ async def test_the_error_of_a_handlers_own_commit_says_what_to_do(sql_host: Host
     await settled(processor.publish(Happened(1)))
     with pytest.raises(HandlerCommitError, match="leave that to the processor"):
         await sql_host.run_until_idle(processor)
+
+
+def _in_a_with(session: Session) -> None:
+    with session:
+        pass
+
+
+def _past_a_savepoint(session: Session) -> None:
+    transaction = session.get_transaction()
+    session.begin_nested()
+    assert transaction is not None
+    transaction.commit()
+
+
+ENDINGS: dict[str, Callable[[Session], object]] = {
+    "a commit of the connection": lambda session: session.connection().commit(),
+    "a commit past a savepoint": _past_a_savepoint,
+    "a statement": lambda session: session.execute(text("/* by hand */ commit")),
+    "closing": lambda session: session.close(),
+    "leaving a with": _in_a_with,
+    "throwing the connection away": lambda session: session.invalidate(),
+}
+
+
+def ending(host: Host, end: Callable[[Session], object]) -> EventRouter:
+    """A handler that works, and at its first attempt ends the transaction."""
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        session.add(Note(number=number))
+        return session.run_sync(act, context) if host.is_async else act(session, context)
+
+    def act(session: Session, context: DeliveryContext) -> None:
+        session.flush()
+        if context.attempt == 1:
+            end(session)
+
+    return with_session(host, body)
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+async def test_however_a_handler_ends_its_transaction_the_work_is_there_once(sql_host: Host, how: str) -> None:
+    if not only_sql(sql_host):
+        return
+    processor = await sql_host.started(ending(sql_host, ENDINGS[how]), consume=False)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor)
+    assert (report.completed, report.retried, await numbers(sql_host)) == (1, 1, [1])
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+async def test_a_handler_that_ended_its_transaction_is_told_even_if_it_does_not_listen(
+    sql_host: Host, how: str
+) -> None:
+    if not only_sql(sql_host):
+        return
+
+    def end(session: Session) -> None:
+        with suppress(HandlerCommitError):
+            ENDINGS[how](session)
+
+    processor = await sql_host.started(ending(sql_host, end), consume=False, max_attempts=1)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor, raise_dead=False)
+    letters = list((await settled(processor.dead_letters.list())).items)
+    assert all("leave that to the processor" in each.error for each in letters)
+    assert (report.completed, len(letters)) == ((1, 0) if await numbers(sql_host) == [1] else (0, 1))
+
+
+async def test_what_a_handler_does_after_a_rollback_of_its_own_is_there_once(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        return session.run_sync(act, context) if sql_host.is_async else act(session, context)
+
+    def act(session: Session, context: DeliveryContext) -> None:
+        session.add(Note(number=-1))
+        context.publish_in(session, Followed(-1))
+        session.flush()
+        session.rollback()
+        session.add(Note(number=context.attempt))
+        context.publish_in(session, Followed(context.attempt))
+        if context.attempt == 1:
+            raise OSError("after the work")
+
+    router, seen = with_session(sql_host, body), list[int]()
+
+    @router.subscribe(Followed)
+    def follow(followed: Followed) -> None:
+        seen.append(followed.number)
+
+    processor = await sql_host.started(router, consume=False)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor)
+    assert (report.completed, report.retried) == (2, 1)
+    assert (await numbers(sql_host), seen) == ([2], [2])
+
+
+@pytest.mark.parametrize("is_in_savepoint", [True, False])
+async def test_a_handler_that_goes_on_after_a_refused_row_is_done_once_or_fails(
+    sql_host: Host, is_in_savepoint: bool
+) -> None:
+    """PostgreSQL undoes all of a transaction that something failed in, but for a savepoint; SQLite does not."""
+    if not only_sql(sql_host):
+        return
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        return session.run_sync(act, number) if sql_host.is_async else act(session, number)
+
+    def act(session: Session, number: int) -> None:
+        insert = text("INSERT INTO note (id, number) VALUES (1, :number)")
+        session.execute(insert, {"number": number})
+        with suppress(IntegrityError), session.begin_nested() if is_in_savepoint else nullcontext():
+            session.execute(insert, {"number": -1})
+
+    processor = await sql_host.started(with_session(sql_host, body), consume=False, max_attempts=1)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor, raise_dead=False)
+    is_done = is_in_savepoint or sql_host.engine.dialect.name == "sqlite"
+    assert (report.completed, len(report.dead)) == ((1, 0) if is_done else (0, 1))
+    assert await numbers(sql_host) == ([1] if is_done else [])
+
+
+async def test_a_handlers_session_has_a_transaction_whatever_the_engine_says(sql_host: Host) -> None:
+    if not only_sql(sql_host):
+        return
+    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+    make: Any = create_async_engine if sql_host.is_async else create_engine
+    engine = make(sql_host.engine.url, **options)
+
+    def body(number: int, session: Any, context: DeliveryContext) -> Any:
+        return session.run_sync(act, context) if sql_host.is_async else act(session, context)
+
+    def act(session: Session, context: DeliveryContext) -> None:
+        session.rollback()
+        session.add(Note(number=context.attempt))
+        session.flush()
+        if context.attempt == 1:
+            raise OSError("after the work")
+
+    store = SqlAlchemyEventStore(engine)
+    kind: Any = AsyncBackgroundEventProcessor if sql_host.is_async else BackgroundEventProcessor
+    processor = kind(store, routers=[with_session(sql_host, body)], consume=False)
+    await settled(processor.publish(Happened(1)))
+    report = await sql_host.run_until_idle(processor)
+    assert (report.completed, report.retried, await numbers(sql_host)) == (1, 1, [2])
+    await settled(processor.stop())
+    await settled(engine.dispose())
 
 
 async def test_savepoints_are_the_handlers_to_use(sql_host: Host) -> None:

@@ -96,7 +96,7 @@ class HandlerTimeoutError(ArapongaInfraError, TimeoutError):
 
 
 class HandlerCommitError(ArapongaInfraError, RuntimeError):
-    """A handler committed the session it was given; the processor commits, together with the acknowledgement."""
+    """A handler committed or closed the session it was given; the processor does, together with the acknowledgement."""
 
 
 class LeaseLostError(ArapongaInfraError):

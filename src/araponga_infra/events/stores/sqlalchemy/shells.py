@@ -24,7 +24,7 @@ from araponga_infra.events.stores.sqlalchemy.listening import (
 )
 from araponga_infra.events.stores.sqlalchemy.operations import SqlOperations, begin_immediate
 from araponga_infra.events.stores.sqlalchemy.schema import naming_missing_tables
-from araponga_infra.events.stores.sqlalchemy.sessions import forbid_commit, is_refusal
+from araponga_infra.events.stores.sqlalchemy.sessions import Seal, is_refusal, level_for_handlers
 from araponga_infra.events.stores.sqlalchemy.watchdog import AsyncWatchdog, Watchdog, Watching
 from araponga_infra.events.values import (
     Appended,
@@ -84,6 +84,11 @@ def _claim_if_committed(
 ) -> Exchange | None:
     """On a connection without a transaction; None when this takes one."""
     return operations.claim(connection, owner, wants, ignore_due) if _reads_committed(connection) else None
+
+
+def _for_handlers(engine: Engine) -> Engine:
+    level = level_for_handlers(engine)
+    return engine if level is None else engine.execution_options(isolation_level=level)
 
 
 class _Engines:
@@ -208,17 +213,25 @@ class SqlStore:
         return self._watched(self._operations.claim_alone, owner, handlers)
 
     def run_in_session(self, receipt: Receipt, work: Callable[[Session], object]) -> object:
-        with Session(self._engine, expire_on_commit=False) as session:
-            begin_immediate(session.connection(), self._operations.sql.workers)
-            allow_commit = forbid_commit(session)
+        with Session(_for_handlers(self._engine), expire_on_commit=False, close_resets_only=False) as session:
+            seal = self._seal(session)
             result = work(session)
             if is_refusal(result):
                 return result
-            session.flush()
-            self._operations.acknowledge(session.connection(), receipt)
-            allow_commit()
+            self._acknowledge_in(session, seal, receipt)
+            seal.break_open()
             session.commit()
             return result
+
+    def _seal(self, session: Session) -> Seal:
+        seal = Seal(session)
+        begin_immediate(session.connection(), self._operations.sql.workers)
+        return seal
+
+    def _acknowledge_in(self, session: Session, seal: Seal, receipt: Receipt) -> None:
+        connection = seal.connection(session)
+        session.flush()
+        self._operations.acknowledge(connection, receipt)
 
     def join(self, owner: str, lease_seconds: float) -> None:
         self._watched(self._operations.join, owner, lease_seconds)
@@ -346,16 +359,14 @@ class AsyncSqlStore:
         return await self._watched(self._operations.claim_alone, owner, handlers)
 
     async def run_in_session(self, receipt: Receipt, work: Callable[[AsyncSession], Awaitable[object]]) -> object:
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            connection = await session.connection()
-            await connection.run_sync(begin_immediate, self._operations.sql.workers)
-            allow_commit = forbid_commit(session.sync_session)
+        engine = AsyncEngine(_for_handlers(self._engine.sync_engine))
+        async with AsyncSession(engine, expire_on_commit=False, close_resets_only=False) as session:
+            seal = await session.run_sync(self._plain._seal)
             result = await work(session)
             if is_refusal(result):
                 return result
-            await session.flush()
-            await (await session.connection()).run_sync(self._operations.acknowledge, receipt)
-            allow_commit()
+            await session.run_sync(self._plain._acknowledge_in, seal, receipt)
+            seal.break_open()
             await session.commit()
             return result
 
