@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -27,7 +28,9 @@ from araponga_infra.events import (
     QueueFullError,
     SqlAlchemyEventStore,
     event,
+    slots,
 )
+from araponga_infra.observers import CountingObserver
 from tests.events.hosts import Followed, Happened, Host, eventually, settled
 
 pytestmark = pytest.mark.anyio
@@ -402,27 +405,47 @@ async def test_a_second_event_loop_can_look_and_act(host: Host) -> None:
     assert await asyncio.to_thread(asyncio.run, elsewhere()) == 1
 
 
-async def test_threads_that_hang_are_replaced_up_to_a_bound_and_then_leave_the_work_to_others(host: Host) -> None:
-    router, healthy, gate = EventRouter(), EventRouter(), threading.Event()
-    hung, done, quick = list[int](), list[int](), list[int]()
+async def will_not_be_cancelled(gate: threading.Event) -> None:
+    while not gate.is_set():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
 
-    @router.subscribe(Happened, name="works", timeout=0.05, max_attempts=1, max_concurrency=2)
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+async def test_slots_that_hang_are_replaced_up_to_a_bound_and_then_leave_the_work_to_others(
+    host: Host, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "UNWINDING_SECONDS", 0.05)
+    router, healthy, gate = EventRouter(), EventRouter(), threading.Event()
+    hung, done, quick, observer = list[int](), list[int](), list[int](), CountingObserver()
+
     def hangs(happened: Happened) -> None:
         hung.append(happened.number)
         gate.wait(30)
 
-    @router.subscribe(Followed)
-    async def follows(followed: Followed) -> None:
+    async def stays(happened: Happened) -> None:
+        hung.append(happened.number)
+        await will_not_be_cancelled(gate)
+
+    def follows(followed: Followed) -> None:
         quick.append(followed.number)
+
+    async def follows_async(followed: Followed) -> None:
+        quick.append(followed.number)
+
+    hanging, other_kind = (hangs, follows_async) if kind == "threads" else (stays, follows)
+    router.subscribe(Happened, name="works", timeout=0.05, max_attempts=1, max_concurrency=2)(hanging)
+    router.subscribe(Followed, name="follows")(other_kind)
 
     @healthy.subscribe(Happened, name="works")
     def works(happened: Happened) -> None:
         done.append(happened.number)
 
-    processor = await host.started(router, max_concurrency=2, poll_interval=0.05)
+    processor = await host.started(router, max_concurrency=2, poll_interval=0.05, observer=observer)
     await settled(processor.publish_many([Happened(number) for number in range(10)]))
     await eventually(lambda: len(hung) == 4)
     await eventually(lambda: _dead(processor, 4))
+    assert observer.snapshot().of("events.handler_stuck", handler="works").times == 4
     await settled(processor.publish(Followed(1)))
     await eventually(lambda: quick == [1])
 
@@ -440,6 +463,78 @@ async def test_threads_that_hang_are_replaced_up_to_a_bound_and_then_leave_the_w
     await settled(processor.publish_many([Happened(99)]))
     await eventually(lambda: 99 in hung)
     await eventually(lambda: is_empty(processor))
+
+
+async def test_slots_that_come_back_at_the_same_moment_are_as_many_as_before(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "UNWINDING_SECONDS", 0.05)
+    router, gate, together = EventRouter(), threading.Event(), list[int]()
+    released, loops = asyncio.Event(), list[asyncio.AbstractEventLoop]()
+
+    @router.subscribe(Happened, timeout=0.05, max_attempts=1)
+    async def stays(happened: Happened) -> None:
+        loops.append(asyncio.get_running_loop())
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    @router.subscribe(Followed)
+    async def follows(followed: Followed) -> None:
+        together.append(followed.number)
+        await asyncio.to_thread(gate.wait, 20)
+
+    processor = await host.started(router, max_concurrency=2, poll_interval=0.05)
+    await settled(processor.publish_many([Happened(each) for each in range(4)]))
+    await eventually(lambda: _dead(processor, 4))
+    loops[0].call_soon_threadsafe(released.set)
+    await settled(processor.publish_many([Followed(each) for each in range(4)]))
+    await eventually(lambda: len(together) == 2)
+    gate.set()
+    await eventually(lambda: is_empty(processor))
+
+
+@pytest.mark.parametrize("host", ["memory-sync", "sqlite-sync", "postgres-sync", "redis-sync"], indirect=True)
+async def test_an_async_handler_that_blocks_its_loop_is_left_to_another_process(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "UNWINDING_SECONDS", 0.05)
+    router, gate = EventRouter(), threading.Event()
+
+    @router.subscribe(Happened, timeout=0.05, max_attempts=1)
+    async def blocks(happened: Happened) -> None:
+        gate.wait(30)
+
+    processor = await host.started(router, max_concurrency=1)
+    await settled(processor.publish(Happened(1)))
+    await eventually(lambda: _dead(processor, 1))
+    gate.set()
+
+
+@pytest.mark.parametrize("host", ["memory-sync", "sqlite-sync", "postgres-sync", "redis-sync"], indirect=True)
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_what_a_task_of_a_handler_raises_does_not_end_the_loop_of_all_handlers(
+    host: Host, error: type[BaseException]
+) -> None:
+    """An event loop stops running when a task raises one of these."""
+    router, seen = EventRouter(), list[int]()
+
+    async def leave() -> None:
+        raise error
+
+    @router.subscribe(Happened, max_attempts=1)
+    async def rude(happened: Happened) -> None:
+        await asyncio.create_task(leave())
+
+    @router.subscribe(Followed)
+    async def polite(followed: Followed) -> None:
+        seen.append(followed.number)
+
+    processor = await host.started(router, max_concurrency=1)
+    await settled(processor.publish(Happened(1)))
+    await eventually(lambda: _dead(processor, 1))
+    await settled(processor.publish(Followed(1)))
+    await eventually(lambda: seen == [1])
 
 
 # -- forks

@@ -450,7 +450,17 @@ async def test_a_hanging_handler_is_timed_out_without_background_as_well(host: H
         await host.run_until_idle(processor)
 
 
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError, asyncio.CancelledError])
+class Unheard(BaseException):
+    """What no `except Exception` catches."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit, KeyboardInterrupt, MemoryError, RecursionError, asyncio.CancelledError,
+        GeneratorExit, StopIteration, StopAsyncIteration, Unheard,
+    ],
+)  # fmt: skip
 async def test_whatever_a_handler_raises_the_processor_lives(host: Host, error: type[BaseException]) -> None:
     router, seen = EventRouter(), list[int]()
 

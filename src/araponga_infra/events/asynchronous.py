@@ -360,7 +360,7 @@ class _Running(Worker[AsyncSignal]):
         self._processor = processor
         self._store = store
         size = processor._max_concurrency
-        self._tasks = TaskSlots(self._dispatch, size, processor._async_runner(self._dispatch, store))
+        self._tasks = TaskSlots(self._dispatch, size, processor._async_runner(self._dispatch, store), self._report)
         self._threads = ThreadSlots(self._dispatch, size, processor._runner(self._dispatch), self._report)
         self._fetcher: asyncio.Task[None] | None = None
 

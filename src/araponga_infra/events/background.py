@@ -31,6 +31,7 @@ from araponga_infra.events.signals import Signal
 from araponga_infra.events.slots import AsyncRunner, Runner, TaskSlots, ThreadSlots
 from araponga_infra.events.values import EventStats, Message, Receipt, RunReport
 from araponga_infra.events.worker import LINGER_SECONDS, SETTLE_SECONDS, Worker
+from araponga_infra.telemetry import Report
 from araponga_infra.transactions import AnySession
 
 __all__ = ["BackgroundEventProcessor"]
@@ -353,7 +354,9 @@ class _Running(Worker[Signal]):
         self._threads = ThreadSlots(
             self._dispatch, processor._max_concurrency, processor._runner(self._dispatch, store), self._report
         )
-        self._loop = _LoopThread(self._dispatch, processor._max_concurrency, processor._async_runner(self._dispatch))
+        self._loop = _LoopThread(
+            self._dispatch, processor._max_concurrency, processor._async_runner(self._dispatch), self._report
+        )
         self._fetcher = threading.Thread(target=self._fetch, name="araponga-events-fetch", daemon=True)
 
     def _slots_of(self, kind: SlotKind) -> ThreadSlots | _LoopThread:
@@ -461,9 +464,9 @@ class _Running(Worker[Signal]):
 class _LoopThread:
     """An event loop in a thread, for the async handlers of a sync processor."""
 
-    def __init__(self, dispatch: Dispatch, size: int, runner: AsyncRunner) -> None:
+    def __init__(self, dispatch: Dispatch, size: int, runner: AsyncRunner, report: Report | None) -> None:
         self._dispatch = dispatch
-        self._slots = TaskSlots(dispatch, size, runner)
+        self._slots = TaskSlots(dispatch, size, runner, report)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -485,7 +488,15 @@ class _LoopThread:
         return threading.current_thread() is self._thread
 
     def _run(self) -> None:
-        asyncio.run(self._live())
+        """To its end, whatever is raised in a task that a handler has begun: SystemExit ends a run of the loop."""
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            life = loop.create_task(self._live())
+            while not life.done():
+                try:
+                    loop.run_until_complete(life)
+                except BaseException as error:
+                    _logger.exception("a task of an async handler raised %s", type(error).__name__)
 
     async def _live(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -204,7 +204,7 @@ class Dispatch:
         self._fetched_at = float("-inf")
         self._last_busy: set[str] = set()
         self._is_dry = False
-        self._has_threads = True
+        self._shut: set[SlotKind] = set()
         self.completed: int = 0
         self.is_reported = False
         self.on_ready: Callable[[SlotKind], object] = _nothing
@@ -235,7 +235,7 @@ class Dispatch:
             room = self._batch - self._buffered
             if self._buffered > self._batch // 2 or room <= 0:
                 return []
-            names = self._plans if self._has_threads else self._names_of(SlotKind.TASK)
+            names = self._plans if not self._shut else self._open_names()
             open_names = [each for each in names if each not in self._limited]
             wanted = shares(room, open_names, self._last_busy) if open_names else {}
             for name in self._limited.intersection(names):
@@ -244,14 +244,16 @@ class Dispatch:
                     wanted[name] = limit
             return [Want(name, limit) for name, limit in wanted.items()]
 
-    def _names_of(self, kind: SlotKind) -> list[str]:
-        return [name for name, plan in self._plans.items() if plan.kind is kind]
+    def _open_names(self) -> list[str]:
+        return [name for name, plan in self._plans.items() if plan.kind not in self._shut]
 
-    def note_threads(self, has_threads: bool) -> None:
-        """Whether any thread is left for sync handlers; without one their deliveries are other instances' to run."""
-        self._has_threads = has_threads
-        if not has_threads:
-            self.give_back_buffered(SlotKind.THREAD)
+    def note_slots(self, kind: SlotKind, has_slots: bool) -> None:
+        """Whether any slot of a kind is left; without one the deliveries for it are other instances' to run."""
+        if has_slots:
+            self._shut.discard(kind)
+        else:
+            self._shut.add(kind)
+            self.give_back_buffered(kind)
         self.on_settled(True)
 
     def add(self, owner: str, deliveries: Iterable[Delivery], *, is_alone: bool = False) -> None:
@@ -267,8 +269,8 @@ class Dispatch:
                     self._held[job.delivery.handler] = self._held.get(job.delivery.handler, 0) + 1
         for kind in {job.plan.kind for job in jobs}:
             self.on_ready(kind)
-        if not self._has_threads:
-            self.give_back_buffered(SlotKind.THREAD)
+        for kind in tuple(self._shut):
+            self.give_back_buffered(kind)
 
     def _note_fetch(self, jobs: list[Job]) -> None:
         self._is_dry = not jobs
@@ -460,12 +462,15 @@ class Dispatch:
             return list(self._running)
 
     def overdue(self) -> list[Job]:
-        """Running jobs past their deadline that have not been told so."""
+        """Running jobs past their deadline."""
         if not self._running:
             return []
         now = self._clock.monotonic()
-        late = [job for job in self.running() if job.deadline is not None and job.deadline <= now]
-        return [job for job in late if not job.is_timed_out]
+        return [job for job in self.running() if job.deadline is not None and job.deadline <= now]
+
+    def later(self, seconds: float) -> float:
+        """A deadline from now on."""
+        return self._clock.monotonic() + seconds
 
     def ready_count(self, kind: SlotKind) -> int:
         """How many jobs of this kind could start now, at most."""

@@ -87,7 +87,7 @@ class LeaseRenewed(Record):
 
 @dataclass(frozen=True)
 class HandlerStuck(Record):
-    """A sync handler outlived its timeout; its thread cannot be interrupted. `stuck` threads are in that state."""
+    """A handler outlived its timeout and cannot be ended. `stuck` threads, or tasks, are in that state."""
 
     name: ClassVar[str] = "events.handler_stuck"
     event_name: str

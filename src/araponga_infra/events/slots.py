@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from araponga_infra.clock import Clock
 from araponga_infra.events.context import PublishIn
@@ -20,8 +20,10 @@ from araponga_infra.events.records import HandlerStuck
 from araponga_infra.events.values import Receipt
 from araponga_infra.telemetry import Report
 
-__all__ = ["AsyncRunner", "Runner", "TaskSlots", "ThreadSlots"]
+__all__ = ["UNWINDING_SECONDS", "AsyncRunner", "Runner", "TaskSlots", "ThreadSlots"]
 
+UNWINDING_SECONDS = 1.0
+"""What a handler that is cancelled by its timeout gets to end."""
 _YIELD_AFTER = 32
 _logger = logging.getLogger("araponga_infra.events")
 _current: ContextVar[Job | None] = ContextVar("araponga_infra.events.job", default=None)
@@ -29,22 +31,76 @@ InSession = Callable[[Receipt, Callable[[Any], Any]], Any]
 """Runs work in a transaction that also acknowledges its delivery; gives the work's result."""
 
 
+class _Stuck:
+    """Jobs of one kind that outlived their timeout and cannot be ended: they are retried, and their slots replaced.
+
+    As long as there are fewer than twice as many of them as slots; then nothing is claimed for that kind until one
+    returns. Thread-safe.
+    """
+
+    def __init__(self, dispatch: Dispatch, kind: SlotKind, size: int, report: Report | None) -> None:
+        self._dispatch = dispatch
+        self._kind = kind
+        self._most = 2 * size
+        self._report = report
+        self._lock = threading.RLock()
+        self._jobs: set[Job] = set()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def give_up(self, job: Job) -> None:
+        with self._lock:
+            if job.is_settled:
+                return
+            self._jobs.add(job)
+            stuck = len(self._jobs)
+        late = job.timeout_error
+        self._dispatch.end(job, outcome_of_error(late), late)
+        if self._report is not None:
+            self._report(HandlerStuck(job.delivery.name, job.plan.handler.name, stuck))
+        if stuck >= self._most:
+            _logger.error(
+                "all %d slots for %s handlers are stuck: this process runs no more of them",
+                stuck, "sync" if self._kind is SlotKind.THREAD else "async",
+            )  # fmt: skip
+        self._note()
+
+    def returned(self, job: Job) -> bool:
+        """Whether it was stuck until now."""
+        with self._lock:
+            if job not in self._jobs:
+                return False
+            self._jobs.discard(job)
+        self._note()
+        return True
+
+    def _note(self) -> None:
+        with self._lock:
+            self._dispatch.note_slots(self._kind, len(self._jobs) < self._most)
+
+
 class TaskSlots:
-    """A fixed number of tasks that take async handlers; a task lives as long as the processor, not one per event.
+    """A number of tasks that take async handlers; a task lives as long as the processor, not one per event.
+
+    One whose handler outlives its timeout is cancelled. A handler that ignores that, or blocks the loop, is left to
+    itself and its task replaced, as long as no more than `size` are in that state.
 
     Args:
         dispatch: where jobs come from.
         size: how many tasks.
         run: runs one job and settles it.
+        report: receives records.
     """
 
-    def __init__(self, dispatch: Dispatch, size: int, run: AsyncRunner) -> None:
+    def __init__(self, dispatch: Dispatch, size: int, run: AsyncRunner, report: Report | None = None) -> None:
         self._dispatch = dispatch
         self._size = size
         self._run = run
+        self._stuck = _Stuck(dispatch, SlotKind.TASK, size, report)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._is_notified = False
         self._is_closing = False
@@ -53,9 +109,13 @@ class TaskSlots:
         """On the loop that will run the handlers."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._tasks = [
-            self._loop.create_task(self._work(), name=f"araponga-events-{number}") for number in range(self._size)
-        ]
+        for _ in range(self._size):
+            self._spawn()
+
+    def _spawn(self) -> None:
+        task = asyncio.create_task(self._work(), name=f"araponga-events-{len(self._tasks)}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def notify(self) -> None:
         """There may be jobs; from any thread, and any number of times for one wake-up."""
@@ -88,6 +148,9 @@ class TaskSlots:
                 continue
             _current.set(job)
             await run(job, task)
+            if job.is_timed_out and self._stuck.returned(job) and len(self._tasks) > self._size:
+                self._tasks.discard(cast(asyncio.Task[None], task))
+                return
             streak += 1
             if streak >= _YIELD_AFTER:
                 streak = 0
@@ -113,24 +176,37 @@ class TaskSlots:
         return job is not None and self._dispatch.is_running(job)
 
     def time_out(self, job: Job) -> None:
-        """Cancel an overdue job; from any thread."""
+        """Cancel an overdue job, and the next time give up on it; from any thread."""
+        if job.is_timed_out:
+            self._stuck.give_up(job)
+            self._call(self._replace)
+            return
         job.is_timed_out = True
+        job.deadline = self._dispatch.later(UNWINDING_SECONDS)
+        self._call(self._cancel, job)
+
+    def _call(self, callback: Callable[..., object], *arguments: Job) -> None:
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel, job)
+            self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _cancel(self, job: Job) -> None:
         if not job.is_settled and job.task is not None:
             job.task.cancel()
+
+    def _replace(self) -> None:
+        if not self._is_closing and len(self._tasks) < self._size + min(len(self._stuck), self._size):
+            self._spawn()
 
     async def close(self, patience_seconds: float) -> None:
         """Cancel what still runs; it is given back. Returns after `patience_seconds` at the latest."""
         self._is_closing = True
         self._wake()
         await asyncio.sleep(0)
-        for task in self._tasks:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=patience_seconds)
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience_seconds)
         for job in self._dispatch.running():
             if job.plan.kind is SlotKind.TASK:
                 self._dispatch.end(job, GivenBack())
@@ -192,9 +268,9 @@ class AsyncRunner:
         except asyncio.CancelledError as error:
             if self._is_ours_to_end(job, task, error):
                 raise
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if _is_closed_from_outside(task, error):
+                raise
             if _is_for_the_caller(self.dispatch, error):
                 self.dispatch.end(job, GivenBack())
                 raise
@@ -240,6 +316,16 @@ class AsyncRunner:
         return False
 
 
+def _is_closed_from_outside(task: asyncio.Task[Any] | None, error: BaseException) -> bool:
+    """A task that is thrown away with its loop is told so by the very exception that a handler may raise."""
+    if not isinstance(error, GeneratorExit):
+        return False
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:
+        return True
+
+
 def _is_for_the_caller(dispatch: Dispatch, error: BaseException) -> bool:
     """Ctrl-C while handlers run in the caller's own thread is meant for the caller."""
     return dispatch.is_reported and isinstance(error, KeyboardInterrupt)
@@ -264,12 +350,11 @@ class ThreadSlots:
         self._dispatch = dispatch
         self._size = size
         self._run = run
-        self._report = report
+        self._stuck = _Stuck(dispatch, SlotKind.THREAD, size, report)
         self._changed = threading.Condition()
         self._wakes = 0
         self._idle = 0
         self._threads: set[threading.Thread] = set()
-        self._stuck: set[Job] = set()
         self._is_closing = False
 
     def notify(self) -> None:
@@ -299,7 +384,7 @@ class ThreadSlots:
                     self._rest()
                     continue
                 self._run(job)
-                if self._was_stuck(job):
+                if job.is_timed_out and self._stuck.returned(job) and len(self._threads) > self._size:
                     return
         finally:
             with self._changed:
@@ -314,15 +399,6 @@ class ThreadSlots:
             self._idle -= 1
             self._wakes = max(0, self._wakes - 1)
 
-    def _was_stuck(self, job: Job) -> bool:
-        with self._changed:
-            if job not in self._stuck:
-                return False
-            self._stuck.discard(job)
-            is_replaced = len(self._threads) > self._size
-        self._dispatch.note_threads(True)
-        return is_replaced
-
     def has_current(self) -> bool:
         """Whether the caller is a handler in one of these slots."""
         return threading.current_thread() in self._threads
@@ -330,16 +406,7 @@ class ThreadSlots:
     def time_out(self, job: Job) -> None:
         """Give up on an overdue job: it is retried, and its thread replaced."""
         job.is_timed_out = True
-        with self._changed:
-            self._stuck.add(job)
-            stuck = len(self._stuck)
-        late = job.timeout_error
-        self._dispatch.end(job, outcome_of_error(late), late)
-        if self._report is not None:
-            self._report(HandlerStuck(job.delivery.name, job.plan.handler.name, stuck))
-        if stuck >= 2 * self._size:
-            _logger.error("all %d threads for sync handlers are stuck: this process runs no more of them", stuck)
-            self._dispatch.note_threads(False)
+        self._stuck.give_up(job)
         self.notify()
 
     def close(self, patience_seconds: float) -> None:
