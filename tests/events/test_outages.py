@@ -236,6 +236,33 @@ async def test_a_worker_stops_while_its_store_is_silent(patient: tuple[Host, Any
     await asyncio.wait_for(host.stop(worker, 0.5), 20)
 
 
+async def test_a_worker_that_stops_before_its_store_is_back_leaves_nothing_running(
+    patient: tuple[Host, Any, Any],
+) -> None:
+    """Though it could not say what was done meanwhile: that is run again, by whoever is there then."""
+    host, proxy, publisher = patient
+    router, records, begun, may_end = EventRouter(), Records(), threading.Event(), threading.Event()
+
+    @router.subscribe(Happened)
+    def runs_through_it(happened: Happened) -> None:
+        begun.set()
+        may_end.wait(20)
+
+    worker = await host.started(router, poll_interval=0.1, observer=records)
+    publisher.publish(Happened(1))
+    await eventually(begun.is_set)
+    proxy.cut()
+    await eventually(lambda: "events.store_unavailable" in records.names)
+    may_end.set()
+    await eventually(lambda: "events.completed" in records.names)
+    await asyncio.wait_for(host.stop(worker, 0.5), 20)
+    await eventually(lambda: "araponga-events-fetch" not in names_of_what_runs())
+
+
+def names_of_what_runs() -> set[str]:
+    return {each.name for each in threading.enumerate()} | {each.get_name() for each in asyncio.all_tasks()}
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_an_emptied_redis_delivers_what_is_published_at_once(is_async: bool, start_redis: Any) -> None:
     """By a process that knows no handler, before the worker has noticed; also to a handler that came after it."""

@@ -431,6 +431,7 @@ class _Running(Worker[Signal]):
 
     def abandon(self) -> None:
         """End what gives signs of life, and give the lease back."""
+        self._is_abandoned = True
         if not self._store.capabilities.is_durable:
             self._processor._note_left(self._store.pending(self._dispatch.names, ignore_due=True))
         self._close_threads()

@@ -69,6 +69,7 @@ class Worker(ABC, Generic[AnySignal]):
         self._pulse: Pulse | None = None
         self._listener: WakeListener | None = None
         self._is_stopping = False
+        self._is_abandoned = False
         self._ignore_due = False
         self._failures = 0
         self._failing_since = 0.0
@@ -132,7 +133,8 @@ class Worker(ABC, Generic[AnySignal]):
 
     @property
     def _is_done(self) -> bool:
-        return self._is_stopping and self._has_settled
+        """Stopped, and the store knows of it all, or there is no more time to tell it."""
+        return self._is_abandoned or (self._is_stopping and self._has_settled)
 
     @property
     def _has_settled(self) -> bool:
